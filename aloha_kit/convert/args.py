@@ -11,6 +11,7 @@ import tyro
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.errors import command
 from aloha_kit.core.lang import Message
 from aloha_kit.storage.contract_file import ContractFlags
 
@@ -57,6 +58,13 @@ class ConvertArgs(CommandArgs):
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
 
     def __post_init__(self) -> None:
+        if self.target.parts[:1] and self.target.parts[0].endswith(":"):  # what pathlib makes of a URL's scheme
+            raise ValueError(
+                Message(
+                    "TO is a folder, given a URL: write to a folder, then send it with `{command}`",
+                    command=command("data", "push", "FOLDER", "URL"),
+                )
+            )
         if self.workers < 1:
             raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
         if self.num_episodes is not None and self.num_episodes < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +14,13 @@ from aloha_kit.core import ConfigError
 from aloha_kit.data.store_records import FileRecord, read_records, RECORDS, write_manifest, write_record
 from aloha_kit.data.transfer import each, MANIFEST, stored_digest, TransferOptions, TransferResult, unchanged
 from aloha_kit.data.transfer_progress import TransferProgress
+from aloha_kit.formats.shard_store import INDEX
 from aloha_kit.storage.paths import PARTIAL, TEMPORARY
 from aloha_kit.stores import Store, StoreError
 from aloha_kit.stores.resume import attempts
 
 _RECORD_S = 30.0  # between records of what was sent
+_INDEXES = (INDEX,)
 _NOT_DATA = (".cache", RECORDS)  # folders
 
 
@@ -26,6 +28,8 @@ def push(
     folder: Path, store: Store, options: TransferOptions, known: Mapping[str, FileRecord] = MappingProxyType({})
 ) -> TransferResult:
     """Send the files of a data set that are not in the store; what is there is never replaced.
+
+    The index of a data set of shards is sent last, so that a half-sent one is not opened.
 
     Args:
         known: records of files, by path: those that have this size and time of change are not read for their SHA-256.
@@ -47,21 +51,31 @@ def push(
             return sender.send(path, left[path], progress)
 
         try:
-            for path, outcome in each(send, list(left), options.jobs, progress):
-                if isinstance(outcome, str):
-                    failed.append((path, outcome))
-                else:
-                    records.append(outcome[0])
-                    there += not outcome[1]
-                if records and time.monotonic() - written > _RECORD_S:
-                    write_record(store, records)
-                    records, written = [], time.monotonic()
+            for paths in _rounds(left):
+                if failed:  # without its index it is not opened as a data set
+                    failed += [(path, "is sent after the files that it lists") for path in paths]
+                    break
+                for path, outcome in each(send, paths, options.jobs, progress):
+                    if isinstance(outcome, str):
+                        failed.append((path, outcome))
+                    else:
+                        records.append(outcome[0])
+                        there += not outcome[1]
+                    if records and time.monotonic() - written > _RECORD_S:
+                        write_record(store, records)
+                        records, written = [], time.monotonic()
         finally:
             if records:
                 write_record(store, records)
     if (folder / MANIFEST).is_file():
         write_manifest(store, folder / MANIFEST, f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}")
     return TransferResult(len(files) - there - len(failed), progress.bytes, there, tuple(failed))
+
+
+def _rounds(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Files that are sent first, and those that list them, which are sent once all of the others are there."""
+    paths = list(paths)
+    return [path for path in paths if path not in _INDEXES], [path for path in paths if path in _INDEXES]
 
 
 def local_files(folder: Path) -> dict[str, Path]:

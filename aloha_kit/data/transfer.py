@@ -66,8 +66,10 @@ def each(
                 _LOG.error("%s: %s", path, result)
             progress.finished()
             yield path, result
-    finally:
+    except BaseException:
         progress.stop()
+        raise
+    finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from aloha_kit.data.push import local_files, push
 from aloha_kit.data.store_records import FileRecord, read_records, write_record
 from aloha_kit.data.transfer import TransferOptions
 from aloha_kit.stores import open_store, resume, StoreError
+from aloha_kit.stores.file_system import FileSystemStore
 from tests.commands import failure
 from tests.stores_server import CuttingProxy, free_port, s3_server, sftp_server
 from tests.waiting import until
@@ -257,6 +259,34 @@ def test_records_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fails = iter([True] * 8)
     with pytest.raises(StoreError, match=r"^cut \(8 attempts\)$"):
         pull(store, tmp_path / "trainer", QUICK)
+
+
+def test_the_index_of_shards_is_sent_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After all others have arrived, and not where one of them was refused."""
+    names = [f"shard-{i:06d}.tar" for i in range(5)] + ["shards.json"]
+    for folder in ("rig", "refused"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        (tmp_path / "rig" / name).write_bytes(name.encode())
+    events: list[tuple[str, str]] = []
+    upload = FileSystemStore.upload
+
+    def slowly(self: FileSystemStore, file: Path, path: str, *more: Any) -> None:
+        events.append(("begins", path))
+        time.sleep(0.02)
+        upload(self, file, path, *more)
+        events.append(("ends", path))
+
+    monkeypatch.setattr(FileSystemStore, "upload", slowly)
+    sent = push(tmp_path / "rig", open_store((tmp_path / "store").as_uri()), QUICK)
+    assert (sent.transferred, sent.failed) == (6, ())
+    data = [event for event in events if not event[1].startswith(".aloha_kit")]
+    assert data[-2:] == [("begins", "shards.json"), ("ends", "shards.json")]
+    (tmp_path / "refused" / names[0]).write_bytes(b"another")
+    sent = push(tmp_path / "rig", open_store((tmp_path / "refused").as_uri()), QUICK)
+    assert (sent.transferred, [path for path, _ in sent.failed]) == (4, [names[0], "shards.json"])
+    assert sent.failed[1][1] == "is sent after the files that it lists"
+    assert not (tmp_path / "refused" / "shards.json").exists()
 
 
 def test_what_is_no_data_is_not_sent(tmp_path: Path) -> None:
