@@ -105,7 +105,9 @@ class TrainConfig:
     eval_every: int = 0
     """Steps between rollouts in simulation, 0 for none; best is then the checkpoint that succeeds most."""
     eval_rollouts: int = 10
-    """Rollouts of such an evaluation."""
+    """Rollouts of such an evaluation, in each task."""
+    eval_tasks: Annotated[tuple[str, ...], arg(metavar="TASK [TASK ...]")] = ()
+    """Tasks of those rollouts, each with its own instruction; --task when not given. best is then by their mean."""
     temporal_agg: bool = False
     """Run inference at every step of those rollouts and average the overlapping chunks."""
     wandb: str | None = None

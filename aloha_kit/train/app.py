@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from aloha_kit.config import TaskConfig
+from aloha_kit.config import load, TaskConfig
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import EpisodeError, UsageError
@@ -90,7 +90,8 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     config, network = args.training, args.network
     require_pieces(config, network, rank.size)
     require_statistics(config, network)
-    if config.eval_every and task is None:
+    rollout_tasks = _rollout_tasks(args, task)
+    if config.eval_every and not rollout_tasks:
         raise UsageError(Message("rollouts need a task: give --task, or --eval_every 0"))
     if config.eval_every and network.reads_goal and config.eval_goal is None:
         raise UsageError(
@@ -111,6 +112,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         task=task,
         source=_source(args, task),
         weights=args.weights,
+        rollout_tasks=rollout_tasks,
         cameras=_cameras(args, task),
         folder=folder,
         resume=resume,
@@ -120,6 +122,19 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         rank=rank,
         notes=tuple(notes),
     )
+
+
+def _rollout_tasks(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> tuple[TaskConfig, ...]:
+    """Tasks of the rollouts while training: those of --eval_tasks, or `task`; none without --eval_every."""
+    if not args.training.eval_every:
+        return ()
+    if not args.training.eval_tasks:
+        return () if task is None else (task,)
+    tasks = [load(TaskConfig, "tasks", name) for name in args.training.eval_tasks]
+    if len({each.name for each in tasks}) < len(tasks):
+        given = " ".join(args.training.eval_tasks)
+        raise UsageError(Message("--eval_tasks names each task once, given {given}", given=given))
+    return tuple(small_task(each) for each in tasks) if args.debug else tuple(tasks)
 
 
 def _published(args: TrainArgs[PolicyConfig]) -> str:

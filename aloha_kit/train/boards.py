@@ -30,8 +30,8 @@ class Board(Protocol):
     def images(self, name: str, images: Tensor) -> None:
         """Show (N, 3, H, W) images in [0, 1] of the first step."""
 
-    def video(self, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
-        """Show the (T, H, W, 3) frames of a rollout."""
+    def video(self, name: str, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
+        """Show the (T, H, W, 3) frames of a rollout as `rollout` or `rollout/TASK`."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -53,14 +53,14 @@ class TensorBoard:
     def images(self, name: str, images: Tensor) -> None:
         self._writer.add_images(name, images, 0)
 
-    def video(self, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
+    def video(self, name: str, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
         """Write a video as an animated image; the board's own video needs moviepy."""
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         data = _gif(frames, rate_hz)
         image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=data)
         writer: Any = self._writer
-        writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="rollout", image=image)]), step)
+        writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def close(self) -> None:
         self._writer.close()
@@ -119,9 +119,9 @@ class WandbBoard:
         pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         self._run.log({name: [self._wandb.Image(image) for image in pixels]}, step=0)
 
-    def video(self, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
+    def video(self, name: str, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
         video = self._wandb.Video(io.BytesIO(_gif(frames, rate_hz)), format="gif")
-        self._run.log({"rollout": video}, step=step)
+        self._run.log({name: video}, step=step)
 
     def close(self) -> None:
         self._run.finish()

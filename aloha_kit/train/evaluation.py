@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,66 @@ from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.loop.capabilities import ImagesOnRequest
 from aloha_kit.policies.chunk_policy import ChunkPolicy
+from aloha_kit.policies.language import set_instruction
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.metrics import ROLLOUT_COLUMNS
+from aloha_kit.train.metrics import ROLLOUT_COLUMNS, success_of
 from aloha_kit.train.progress import Progress
 
 FIRST_SEED = 1_000_000  # far from the seeds that demonstrations are recorded with
 
 
+class TasksEvaluator:
+    """Success rates in one task or several, each with its own instruction.
+
+    Args:
+        tasks: of different names.
+        folder: of the videos; those of several tasks are in folders of their names.
+        stop: true ends the rollouts.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskConfig],
+        config: TrainConfig,
+        folder: Path,
+        progress: Progress,
+        stop: Callable[[], object] = lambda: False,
+    ) -> None:
+        several = len(tasks) > 1
+        self._each = {
+            task.name: SimEvaluator(
+                task,
+                config,
+                folder / task.name if several else folder,
+                progress,
+                stop,
+                video_name=f"rollout/{task.name}" if several else "rollout",
+            )
+            for task in tasks
+        }
+
+    def __call__(self, network: ChunkNetwork, step: int) -> dict[str, float] | None:
+        """Means of the tasks with the names of `ROLLOUT_COLUMNS`, seconds added up, and of several tasks each one's
+        success as `success_of` names it; None if training was stopped.
+
+        Raises:
+            ContractError, ConfigError: as `SimEvaluator`.
+        """
+        results: dict[str, dict[str, float]] = {}
+        for name, evaluate in self._each.items():
+            found = evaluate(network, step)
+            if found is None:
+                return None
+            results[name] = found
+        if len(results) == 1:
+            return next(iter(results.values()))
+        means = {column: statistics.mean(each[column] for each in results.values()) for column in ROLLOUT_COLUMNS}
+        seconds = {"rollouts_s": sum(each["rollouts_s"] for each in results.values())}
+        return means | seconds | {success_of(name): each["success_rate"] for name, each in results.items()}
+
+
 class SimEvaluator:
-    """Success rate over the same few start states each time, with a video of the first one."""
+    """Success rate in one task over the same few start states each time, with a video of the first one."""
 
     def __init__(
         self,
@@ -39,18 +91,22 @@ class SimEvaluator:
         folder: Path,
         progress: Progress,
         stop: Callable[[], object] = lambda: False,
+        video_name: str = "rollout",
     ) -> None:
         self._task, self._config, self._folder, self._progress, self._stop = task, config, folder, progress, stop
+        self._video_name = video_name
         self._env: Environment | None = None
 
     def __call__(self, network: ChunkNetwork, step: int) -> dict[str, float] | None:
         """Means over the rollouts, with the names of `ROLLOUT_COLUMNS`; None if training was stopped between two.
 
         Raises:
-            ContractError: the simulation does not provide what the policy was trained on.
+            ContractError: the simulation does not provide what the policy was trained on, or the policy was not
+                trained on the task's instruction.
             ConfigError: the task has no reward.
         """
         env = self._connected(network.contract)
+        set_instruction(network, self._task.instruction)
         source = ChunkPolicy(network, str(next(network.parameters()).device), seed=FIRST_SEED)
         execution = Execution(self._config.temporal_agg)
         execution = execution.with_default(
@@ -93,7 +149,7 @@ class SimEvaluator:
             for frame in frames:
                 video.add(frame)
         smaller = max(frames[0].shape[1] // 320, 1)
-        self._progress.video(step, np.stack(frames)[:, ::smaller, ::smaller], self._task.rate_hz)
+        self._progress.video(self._video_name, step, np.stack(frames)[:, ::smaller, ::smaller], self._task.rate_hz)
 
 
 class _Return:

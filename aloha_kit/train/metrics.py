@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aloha_kit.config import TaskConfig
 from aloha_kit.policies.network import ChunkNetwork
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of a network's metrics: parts of the loss, results of a validation, and which of these selects `best`."""
+    """Names of a network's metrics: parts of the loss, results of a validation, and which of these selects `best`.
+
+    Attributes:
+        tasks: of the rollouts, where they are several: each has a column of its own beside the means.
+    """
 
     losses: tuple[str, ...]
     validation: tuple[str, ...]
     selects: str
+    tasks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, network: ChunkNetwork) -> Columns:
-        """The columns of a network."""
-        return cls(network.loss_columns, network.validation_columns, network.selects)
+    def of(cls, network: ChunkNetwork, tasks: Sequence[TaskConfig] = ()) -> Columns:
+        """The columns of a network and of the tasks of its rollouts."""
+        several = tuple(task.name for task in tasks) if len(tasks) > 1 else ()
+        return cls(network.loss_columns, network.validation_columns, network.selects, several)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Columns of metrics.csv."""
         optimiser = ("step", "seconds", "loss", *self.losses, "lr", "grad_norm", "data_ms", "step_ms")
-        return (*optimiser, *self.validation, *ROLLOUT_COLUMNS)
+        return (*optimiser, *self.validation, *ROLLOUT_COLUMNS, *map(success_of, self.tasks))
 
 
 ROLLOUT_COLUMNS = ("success_rate", "return", "max_reward", "rollout_steps", "rollouts_s")
 """Results of rollouts while training: share that succeeded; means of the sum of rewards, of the highest reward and of
 the number of steps; seconds that all of them took."""
+
+
+def success_of(task: str) -> str:
+    """Column of the share that succeeded in one of several tasks."""
+    return f"success_rate/{task}"
 
 
 _LEGEND = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ def inspect(
 ) -> PreflightReport:
     """Run every check; network and random generators are left as they were."""
     findings = [*ranges(table), still_dimensions(table), action_and_state(table)]
-    findings += [*grippers(table), repeated_episodes(table)]
+    findings += [*grippers(table), repeated_episodes(table), *unread_instructions(table, network)]
     if table.cameras:
         thumbs = thumbnails(table, loader, seed=seed)
         findings += [*dark_cameras(table, thumbs), swapped_cameras(table, thumbs)]
@@ -204,6 +205,18 @@ def repeated_episodes(table: EpisodeTable) -> Finding:
         same = Message("the same motion twice: {pairs}", pairs=pairs)
         return about.warning(same, Message("every demonstration once"), remedy)
     return about.ok(Message("all different: {count}", count=len(spans)))
+
+
+def unread_instructions(table: EpisodeTable, network: ChunkNetwork) -> list[Finding]:
+    """Check that a policy reads the instructions where they differ: else it cannot know which task to do."""
+    counts = Counter(filter(None, table.instructions))
+    if network.language is not None or len(counts) < 2:
+        return []
+    usual = ", ".join(f"'{text}' ({count}x)" for text, count in counts.most_common(2))
+    found = Message("{count} different ones, such as {usual}; the policy reads none", count=len(counts), usual=usual)
+    remedy = Message("give --text_encoder table, or a sentence-transformers model; none if all are one task")
+    expected = Message("one instruction, or a policy with a text_encoder")
+    return [About("language", Message("instructions")).warning(found, expected, remedy)]
 
 
 def grippers(table: EpisodeTable) -> list[Finding]:

@@ -212,10 +212,10 @@ class Progress:
             for board in self._boards:
                 board.images(f"camera/{camera}", scaled)
 
-    def video(self, step: int, frames: npt.NDArray[np.uint8], rate_hz: float) -> None:
+    def video(self, name: str, step: int, frames: npt.NDArray[np.uint8], rate_hz: float) -> None:
         """Show the (T, H, W, 3) frames of a rollout."""
         for board in self._boards:
-            board.video(frames, rate_hz, step)
+            board.video(name, frames, rate_hz, step)
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         broken = [f"{key} {value}" for key, value in values.items() if not math.isfinite(value)]

@@ -25,6 +25,7 @@ class TrainingSetup:
     Attributes:
         policy: name of the file of the network's values.
         weights: of the data sets that `source` reads as one, see `Sampler`; empty for none.
+        rollout_tasks: of the rollouts while training; empty for none.
         cameras: that the policy reads, under its names; None for all.
         resume: run or checkpoint to go on from.
         snapshot: values of all flags, which are saved in the run's folder.
@@ -45,6 +46,7 @@ class TrainingSetup:
     rank: Rank
     notes: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    rollout_tasks: tuple[TaskConfig, ...] = ()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from aloha_kit.data.windows import ShardFetcher
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.policies.goal import set_goal
-from aloha_kit.policies.language import set_instruction
+from aloha_kit.policies.language import require_instruction
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.boards import require_wandb, WandbBoard
 from aloha_kit.train.device import choose_device, keep_freed_memory, set_gpu_arithmetic
@@ -84,9 +84,9 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         LOG.info("%s", setup.source.unused)
     data = TrainingData.read(setup)
     network, resumed = _network(setup, run, data)
-    if config.eval_every and setup.task is not None:
-        set_instruction(network, setup.task.instruction)
-    if config.eval_goal is not None or (config.eval_every and setup.network.reads_goal):
+    for task in setup.rollout_tasks:
+        require_instruction(network, task.instruction)  # now, and not at the first rollout
+    if config.eval_goal is not None or (setup.rollout_tasks and setup.network.reads_goal):
         set_goal(network, config.eval_goal, f"policy {setup.policy}", flag="--eval_goal")
     frames = open_frames(data.table, setup.network, config, device)
     loader = Loader(
@@ -134,10 +134,10 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
             world=world,
         )
         progress = _progress(setup, job, resumed, device)
-        if config.eval_every and setup.task is not None:
-            from aloha_kit.train.evaluation import SimEvaluator
+        if setup.rollout_tasks:
+            from aloha_kit.train.evaluation import TasksEvaluator
 
-            job.evaluate = SimEvaluator(setup.task, config, folder / "rollouts", progress, stop)
+            job.evaluate = TasksEvaluator(setup.rollout_tasks, config, folder / "rollouts", progress, stop)
         trainer = Trainer(job, progress, resumed)
         end = trainer.fit()
         # the request may have reached another process than the first one
@@ -175,7 +175,7 @@ def _progress(setup: TrainingSetup, job: TrainingJob, resumed: Mapping[str, Any]
         job.run,
         first_step=0 if resumed is None else resumed["position"]["step"],
         num_steps=job.num_steps,
-        columns=Columns.of(job.network),
+        columns=Columns.of(job.network, setup.rollout_tasks),
         limit_s=config.time_limit_s,
         advice=_faster(setup, device),
         boards=[WandbBoard(config.wandb, setup.folder, setup.snapshot)] if config.wandb else [],

@@ -65,7 +65,7 @@ def test_a_training_is_shown_and_goes_on_in_the_same_run(tmp_path: Path, flags: 
 
 
 def test_a_rollout_is_a_moving_image(tmp_path: Path, wandb: StandIn) -> None:
-    WandbBoard("cubes", tmp_path / "run", {}).video(np.zeros((20, 8, 8, 3), np.uint8), 50.0, 7)
+    WandbBoard("cubes", tmp_path / "run", {}).video("rollout", np.zeros((20, 8, 8, 3), np.uint8), 50.0, 7)
     ((step, values),) = wandb.logged
     assert step == 7
     assert values["rollout"][0] == "gif"

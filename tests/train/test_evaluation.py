@@ -14,10 +14,12 @@ import torch
 from aloha_kit.config import load, TaskConfig
 from aloha_kit.core import ContractError, joint_names
 from aloha_kit.core.contract import Contract
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.evaluation import SimEvaluator
+from aloha_kit.train.evaluation import SimEvaluator, TasksEvaluator
+from aloha_kit.train.metrics import Columns
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.run_folder import Run
 from aloha_kit.train.training_run import choose_device  # imports torch._dynamo before there is a GL context
@@ -80,6 +82,32 @@ def test_cameras_of_two_sizes_are_rendered_for_inferences_and_the_video_alone(
         assert evaluate(policy(angle=(20, 30)), 1) is not None
     # chunks of 6 in 8 steps: 2 inferences a rollout, of both cameras; a video of the first camera, 9 images
     assert Counter(drawn) == {("angle", (20, 30)): 9 + 2, ("top", (24, 32)): 2 + 2}
+
+
+def test_several_tasks_give_their_means_and_the_success_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aloha_kit.sim import SimEnv
+
+    task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=4)
+    other = dataclasses.replace(task, name="other", episode_len=6)
+    successes = iter([True, True, False, True])  # two rollouts in each
+    monkeypatch.setattr(SimEnv, "succeeded", lambda env, outcome: next(successes))
+    run = Run.create(tmp_path / "run", {})
+    columns = Columns.of(policy(), (task, other))
+    with Progress(run, first_step=0, num_steps=10, columns=columns, show=False) as progress:
+        config = dataclasses.replace(TRAINING, eval_rollouts=2)
+        found = TasksEvaluator((task, other), config, run.folder / "rollouts", progress)(policy(), 5)
+        assert found is not None
+        progress.report(5, found)
+    expected = {"success_rate": 0.75, "rollout_steps": 5.0}
+    expected |= {"success_rate/sim_transfer_cube": 1.0, "success_rate/other": 0.5}
+    assert found.items() >= expected.items()
+    assert read_metrics(run.folder / "metrics.csv")[0].items() >= expected.items()
+    assert sorted(file.relative_to(run.folder / "rollouts").as_posix() for file in run.folder.rglob("*.mp4")) == [
+        "other/step_5.mp4",
+        "sim_transfer_cube/step_5.mp4",
+    ]
 
 
 def test_a_policy_for_another_rig_is_refused(tmp_path: Path) -> None:

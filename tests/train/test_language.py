@@ -13,6 +13,7 @@ import torch
 from aloha_kit.config import find
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.inputs import blank
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.dataset import ChunkDataset
 from aloha_kit.data.index import read_table
 from aloha_kit.data.instructions import Instructions
@@ -68,13 +69,21 @@ def test_from_training_to_deployment(capsys: pytest.CaptureFixture[str]) -> None
     from aloha_kit.eval.__main__ import main as evaluate
     from aloha_kit.train.__main__ import main as train
 
-    rollouts = ["--task", "sim_hold_cube.yaml", "--eval_every", "4", "--eval_rollouts", "1", "--val_every", "4"]
+    both = ["sim_transfer_cube.yaml", "sim_hold_cube.yaml"]
+    rollouts = ["--eval_tasks", *both, "--eval_every", "4", "--eval_rollouts", "1", "--val_every", "4"]
     train([*FLAGS.split(), *rollouts, "--ckpt_dir", "whole", "--num_steps", "4", "--schedule", "constant"])
     train([*FLAGS.split(), *rollouts, "--ckpt_dir", "run", "--num_steps", "2", "--schedule", "constant"])
     train(["--resume", "run", "--num_steps", "4"])
     whole, run = (checkpoint.load(f"{folder}/checkpoints/last").state_dict() for folder in ("whole", "run"))
     assert all(torch.equal(whole[key], run[key]) for key in whole), "resume is not bit-exact"
     assert "language.project.weight" in whole
+    for folder in ("whole", "run"):
+        evaluated = [row for row in read_metrics(Path(folder, "metrics.csv")) if "success_rate" in row][-1]
+        assert evaluated["success_rate/sim_transfer_cube"] == evaluated["success_rate/sim_hold_cube"] == 0
+        assert evaluated["rollout_steps"] == 3
+    unknown = [*FLAGS.split(), *rollouts, "--eval_tasks", both[0], "sim_insertion", "--ckpt_dir", "other"]
+    assert "was not trained on the instruction 'Pick up the peg" in failure(train, unknown)
+    assert "--eval_tasks names each task once" in failure(train, [*unknown, "--eval_tasks", both[0], both[0]])
 
     few = ["--ckpt", "run", "--num_rollouts", "1", "--device", "cpu", "--output", "out"]
     tasks = ["--workers", "1", "--task", "sim_transfer_cube.yaml", "sim_hold_cube.yaml"]
@@ -100,6 +109,19 @@ def test_from_training_to_deployment(capsys: pytest.CaptureFixture[str]) -> None
     (recorded,) = Path("out").glob("*.hdf5")
     with open_source(str(recorded)).episode(0) as episode:
         assert episode.attrs["instruction"] == HOLD
+
+
+@pytest.mark.usefixtures("data")
+def test_instructions_that_nothing_reads_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    from aloha_kit.train.__main__ import main as train
+
+    flags = [word for word in FLAGS.split() if word != "--no_preflight"]
+    train([*flags, "--preflight_only"])
+    assert "instructions" not in capsys.readouterr().out
+    train([*flags, "--preflight_only", "--text_encoder", "None"])
+    out = capsys.readouterr().out
+    assert f"2 different ones, such as '{HAND_OVER}' (2x), '{HOLD}' (2x); the policy reads none" in out
+    assert "give --text_encoder table, or a sentence-transformers model" in out
 
 
 @pytest.mark.usefixtures("data")
