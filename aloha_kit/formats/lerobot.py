@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from aloha_kit.media.video_files import VideoFrames
 from aloha_kit.storage.contract_file import neutral_contract, settle
 
 VERSIONS = ("v3.0", "v2.1")
+_TASK = "task_index"
 _NUMBERS = ("bool", "int", "uint", "float")  # begins of the types of columns that are read
 
 
@@ -88,18 +90,42 @@ class LeRobotSource(EpisodeSource):
             else:
                 readers[camera] = _Encoded(table[key], f"{self.place}: episode {index}")
         about = self._about[number] if number < len(self._about) else {}
-        task = (list(episode["tasks"]) or [""])[0]
         return EpisodeData.of_arrays(
             self.name(number),
             self._contract,
             arrays,
             _Images(readers, f"{self.place}: episode {index}"),
             about=about,
-            attrs={"rig": self._info.get("robot_type") or "", "instruction": task},
+            attrs={"rig": self._info.get("robot_type") or "", "instruction": self._instruction(episode, table)},
             layout=f"LeRobot {self._version}",
             assumption=self._assumption,
             resources=tuple(readers.values()),
         )
+
+    def _instruction(self, episode: Mapping[str, Any], table: pa.Table) -> str:
+        """The task of an episode; of several, or where its entry lists none, that of its first row."""
+        listed = list(episode.get("tasks") or [])
+        if len(listed) != 1 and _TASK in table.column_names:
+            number = table[_TASK][0].as_py()
+            return self._tasks.get(number, "".join(listed[:1]))
+        return "".join(listed[:1])
+
+    @functools.cached_property
+    def _tasks(self) -> dict[int, str]:
+        """{task_index: text}; empty where the data set has no table of tasks."""
+        file = self.place / ("meta/tasks.jsonl" if self._version == "v2.1" else "meta/tasks.parquet")
+        if not file.is_file():
+            return {}
+        if self._version == "v2.1":
+            return {int(entry[_TASK]): str(entry["task"]) for entry in _lines(file)}
+        try:
+            table = pq.read_table(file)
+        except (OSError, pa.ArrowException) as error:
+            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+        texts = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
+        if texts is None or _TASK not in table.column_names:  # the second is how pandas names an index without a name
+            return {}
+        return dict(zip(table[_TASK].to_pylist(), map(str, table[texts].to_pylist()), strict=True))
 
     @property
     def _arrays(self) -> dict[str, str]:
@@ -169,7 +195,7 @@ class LeRobotSource(EpisodeSource):
         """Rows of an episode, with the columns that are read."""
         file = self._data_file(episode)
         stored = [key for key in self._cameras if key not in self._videos]
-        columns = [*self._arrays, *stored]
+        columns = [*self._arrays, *stored, *([_TASK] if _TASK in self._features else [])]
         try:
             return pq.read_table(file, columns=columns, filters=[("episode_index", "=", index)])
         except (OSError, pa.ArrowException, KeyError) as error:

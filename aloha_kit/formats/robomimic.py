@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -112,7 +113,11 @@ class RobomimicSource(EpisodeSource):
             success=ours.get("success", success),
             further_vectors=further,
             stamps=demo.stamps,
-            attrs={"task": str(self.env_args.get("env_name", "")).lower(), **ours.get("attrs", {})},
+            attrs={
+                "task": str(self.env_args.get("env_name", "")).lower(),
+                "instruction": demo.instruction,
+                **ours.get("attrs", {}),
+            },
             describe=ours.get("describe", {}),
             resources=(demo.file,),
             read_depth=demo.depth if all(f"{name}{DEPTH_SUFFIX}" in demo.obs for name in found.depth_cameras) else None,
@@ -167,6 +172,19 @@ class Demo:
         text = self.group.attrs.get("episode")
         found: Mapping[str, Any] = {} if text is None else json.loads(text)
         return found
+
+    @property
+    def instruction(self) -> str:
+        """The task in words, where RoboCasa (of the demonstration) or LIBERO (of the file) stores it; else empty."""
+        for attrs, name, key in (
+            (self.group.attrs, "ep_meta", "lang"),
+            (self.file["data"].attrs, "problem_info", "language_instruction"),
+        ):
+            with contextlib.suppress(ValueError, TypeError, AttributeError):  # no JSON, or no mapping
+                found = json.loads(attrs.get(name, "{}")).get(key)
+                if found:  # LIBERO's is a text, or a list of its letters, within quotation marks
+                    return "".join(found).strip('"')
+        return ""
 
     @property
     def stamps(self) -> dict[str, npt.NDArray[np.int64]]:

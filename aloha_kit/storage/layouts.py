@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def _of_place(file: Any, place: Place) -> Layout:
         place.names,
         place.rate_hz,
         place.recorded,
-        instruction_of(file),
+        instruction_of(file) or beside_of(file),
         place.notes,
     )
 
@@ -204,6 +205,15 @@ def instruction_of(file: Any) -> str | None:
             listed = json.loads(found)
             found = str(listed[0]) if isinstance(listed, list) and listed else found
         return found
+    return None
+
+
+def beside_of(file: Any) -> str | None:
+    """The task in words from RoboTwin's `instructions/episode<i>.json` beside the folder of a file: the first one."""
+    path = Path(file.filename)
+    beside = path.parent.parent / "instructions" / f"{path.stem}.json"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return str(json.loads(beside.read_text(encoding="utf-8"))["seen"][0])
     return None
 
 
