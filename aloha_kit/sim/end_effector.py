@@ -28,6 +28,7 @@ WORKSPACE = np.array([[-1.2, -0.3, 0.0], [1.2, 1.3, 1.0]])
 SPEED, TURN_SPEED = 1.5, 2 * np.pi  # m/s and rad/s of a gripper
 LEAD = np.array([0.05, 0.3])  # m and rad; the joints are slower than a gripper where the wrist is stretched
 GRIPPER_SLACK = 0.1  # opening allowed beyond 0 and 1, as of joint actions
+AXIS_SLACK = 0.5  # an entry of an axis beyond -1 and 1, which a policy predicts where an axis lies along the world's
 
 
 class EndEffectorEnv(SimEnv):
@@ -140,10 +141,10 @@ class _Expert(ScriptedExpert):
 
 
 def _limits(contract: Contract, space: str) -> SafetyLimits:
-    """Bounds of a pose's entries are the workspace and unit vectors, those of a change what a step may move."""
+    """Bounds of a pose are the workspace and somewhat more than unit vectors, those of a change what a step may move."""
     gripper = (-GRIPPER_SLACK, 1 + GRIPPER_SLACK, GRIPPER_SPEED)
     if space == EE:
-        pose = [*((*bounds, SPEED) for bounds in WORKSPACE.T), *[(-1.0, 1.0, TURN_SPEED)] * (len(POSE) - 3)]
+        pose = [*((*bounds, SPEED) for bounds in WORKSPACE.T), *[(-1 - AXIS_SLACK, 1 + AXIS_SLACK, TURN_SPEED)] * (len(POSE) - 3)]
     else:
         moves = np.repeat([SPEED, TURN_SPEED], [3, len(DELTA) - 3]) / contract.rate_hz
         pose = [(-move, move, 10 * move) for move in moves]  # from rest to full speed in a tenth of a second
