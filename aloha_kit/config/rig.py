@@ -61,6 +61,11 @@ class CameraConfig:
         if not self.rate_hz > 0:
             raise ValueError(Message("a camera's rate_hz must be positive, given {rate_hz}", rate_hz=self.rate_hz))
 
+    def depth_beside(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of its depth beside images of another size than its own, as a simulation may draw them."""
+        height, width = self.depth_size or (self.height, self.width)
+        return round(size[0] * height / self.height), round(size[1] * width / self.width)
+
 
 @dataclass(frozen=True)
 class ArmConfig:

@@ -170,7 +170,7 @@ def read_table(
         except EpisodeError as error:
             raise EpisodeError(f"{error}; {source.advice}") from error
     if not parts:
-        skipped = f"; {failed} are marked as failures (use include_failed)" if failed else ""
+        skipped = f"; {failed} are marked as failures (use --include_failed)" if failed else ""
         raise EpisodeError(Message("no episode to train on in {place}{skipped}", place=source.place, skipped=skipped))
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)

@@ -141,10 +141,13 @@ class _Expert(ScriptedExpert):
 
 
 def _limits(contract: Contract, space: str) -> SafetyLimits:
-    """Bounds of a pose are the workspace and somewhat more than unit vectors, those of a change what a step may move."""
+    """Bounds of a pose are the workspace and a bit more than unit vectors, those of a change what a step may move."""
     gripper = (-GRIPPER_SLACK, 1 + GRIPPER_SLACK, GRIPPER_SPEED)
     if space == EE:
-        pose = [*((*bounds, SPEED) for bounds in WORKSPACE.T), *[(-1 - AXIS_SLACK, 1 + AXIS_SLACK, TURN_SPEED)] * (len(POSE) - 3)]
+        pose = [
+            *((*bounds, SPEED) for bounds in WORKSPACE.T),
+            *[(-1 - AXIS_SLACK, 1 + AXIS_SLACK, TURN_SPEED)] * (len(POSE) - 3),
+        ]
     else:
         moves = np.repeat([SPEED, TURN_SPEED], [3, len(DELTA) - 3]) / contract.rate_hz
         pose = [(-move, move, 10 * move) for move in moves]  # from rest to full speed in a tenth of a second

@@ -14,6 +14,7 @@ from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Clock, Contract, ContractError, Feature, Observation, Rate, ReadingError
 from aloha_kit.core.features import DEPTHS, joint_sensors
 from aloha_kit.core.lang import Message
+from aloha_kit.core.source import Depth
 from aloha_kit.sync import images
 from aloha_kit.sync.arm_readers import arm_description, ArmReader
 from aloha_kit.sync.leaders import LeaderArms
@@ -41,11 +42,9 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool, sensors: Map
     if rig.base:
         features.append(Feature.vector("base_vel", "velocity", BASE_NAMES, ("m/s", "rad/s"), optional=True))
     features += [sensor.feature() for sensor in sensors.values()]
-    for name in task.cameras:
-        camera = rig.cameras[name]
-        if camera.depth_topic:
-            size = camera.depth_size or (camera.height, camera.width)
-            features.append(Feature.depth(name, size))
+    for name, size in cameras.items():
+        if rig.cameras[name].depth_topic:
+            features.append(Feature.depth(name, rig.cameras[name].depth_beside(size)))
     contract = Contract.of(states, actions, cameras, float(task.rate_hz), sensors=features)
     rates = {stream: topic.rate_hz for stream, topic in rig_topics(rig, task.cameras, leaders=False)}
     rates |= dict.fromkeys(("qpos", *QUANTITIES), min(arm.rate_hz for arm in rig.followers.values()))
@@ -104,12 +103,12 @@ class ObservationBuilder:
         Raises:
             ReadingError: a driver lost this reading or a required quantity, or an image is torn.
             StreamError: a message lacks a required field.
-            ContractError: a camera's images differ in size from its configuration.
+            ContractError: a camera's images or its depth differ in size from its configuration.
         """
         values = {name: sample.value for name, sample in matched.samples.items()}
         states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
         messages = {name: values[f"images/{name}"] for name in self.contract.cameras}
-        self._check_sizes(messages)
+        self._require_sizes(messages)
         observation = Observation(
             qpos=np.concatenate([state.qpos for state in states]),
             images=images.LazyImages(messages),
@@ -124,7 +123,7 @@ class ObservationBuilder:
             elif quantity in self.required:
                 raise ReadingError(f"{', '.join(lacking)}: joint states without {word}, which were there before")
         if depth := {name.removeprefix(DEPTHS): value for name, value in values.items() if name.startswith(DEPTHS)}:
-            observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
+            observation["images_depth"] = {name: self._depth(name, message) for name, message in depth.items()}
         if self.base:
             observation["base_vel"] = base_velocity(values["base_vel"])
         if self.sensors:
@@ -133,7 +132,7 @@ class ObservationBuilder:
         return observation
 
     def spec(self, newest: Mapping[str, Any]) -> dict[str, Any]:
-        """Observation specs, nested like the observation; `newest`: a message of each stream, for the size of depth."""
+        """Observation specs, nested like the observation; `newest`: a message of each stream."""
         joints = len(self.contract.state_names)
         given = [name for name in QUANTITIES if self._all_give(name, newest)]
         spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", *given)}
@@ -148,9 +147,9 @@ class ObservationBuilder:
                 name: specs.Array((len(sensor.entries),), np.float32, f"sensors/{name}")
                 for name, sensor in self.sensors.items()
             }
-        if depth := [name for name in newest if name.startswith(DEPTHS)]:
+        if depth := self.contract.depth_cameras:
             spec["images_depth"] = {
-                name.removeprefix(DEPTHS): specs.Array(images.size(newest[name]), np.uint16, name) for name in depth
+                name: specs.Array(size, np.uint16, f"images_depth/{name}") for name, size in depth.items()
             }
         spec["stamps"] = {name: specs.Array((), np.int64, f"stamps/{name}") for name in [*newest, "deadline"]}
         return spec
@@ -169,7 +168,7 @@ class ObservationBuilder:
         readings = (arm.read(newest[f"qpos_{name}"]) for name, arm in self.followers.items())
         return all(getattr(state, quantity) is not None for state in readings)
 
-    def _check_sizes(self, messages: Mapping[str, Any]) -> None:
+    def _require_sizes(self, messages: Mapping[str, Any]) -> None:
         for name, message in messages.items():
             try:
                 size = images.size(message)
@@ -187,6 +186,22 @@ class ObservationBuilder:
                         its_width=self.contract.cameras[name][1],
                     )
                 )
+
+    def _depth(self, name: str, message: Any) -> Depth:
+        depth, configured = images.decode_depth(message), self.contract.depth_cameras[name]
+        if depth.shape != configured:
+            raise ContractError(
+                Message(
+                    "camera '{name}' sends depth of {height} x {width} (height x width) pixels, configured are "
+                    "{its_height} x {its_width}: set its depth_size in the rig's file",
+                    name=name,
+                    height=depth.shape[0],
+                    width=depth.shape[1],
+                    its_height=configured[0],
+                    its_width=configured[1],
+                )
+            )
+        return depth
 
 
 class TimedObservations:

@@ -53,8 +53,7 @@ class Camera:
 
     def __init__(self, name: str, config: CameraConfig, size: tuple[int, int], jpeg_quality: int) -> None:
         self.name, self.size, self.rate_hz = name, size, config.rate_hz
-        height, width = config.depth_size or (config.height, config.width)
-        self.depth_size = (round(size[0] * height / config.height), round(size[1] * width / config.width))
+        self.depth_size = config.depth_beside(size)
         self.timer = CameraTimer()
         self.last = Frame()
         self._quality = jpeg_quality
