@@ -52,7 +52,7 @@ class Manifest:
 
     Attributes:
         folder: what relative places are relative to.
-        table: a `pyarrow.Table` of `COLUMNS`.
+        table: a `pyarrow.Table` of `COLUMNS`, or of those that were read.
     """
 
     folder: Path
@@ -68,8 +68,8 @@ class Manifest:
         return cls(folder, pa.Table.from_pylist([dict(row) for row in rows], schema=_schema()))
 
     @classmethod
-    def read(cls, file: Path) -> Manifest:
-        """Read a manifest.
+    def read(cls, file: Path, columns: Iterable[str] = COLUMNS) -> Manifest:
+        """Read some columns of a manifest.
 
         Raises:
             EpisodeError: no such file, or no manifest.
@@ -81,12 +81,12 @@ class Manifest:
         if not file.is_file():
             raise EpisodeError(f"no manifest '{file}'; `{command('data', 'manifest', 'DIR', '-o', file)}` makes one")
         try:
-            table = pq.read_table(file)
+            with pq.ParquetFile(file) as content:  # not `read_table`, which imports pandas first
+                if missing := [name for name in COLUMNS if name not in content.schema_arrow.names]:
+                    raise EpisodeError(f"{file} is no manifest: it lacks the column {missing[0]}")
+                return cls(file.parent, content.read(list(columns)).select(list(columns)))
         except (OSError, ValueError) as error:
             raise EpisodeError(f"{file} is no manifest or damaged: {reason(error)}") from error
-        if missing := [name for name in COLUMNS if name not in table.column_names]:
-            raise EpisodeError(f"{file} is no manifest: it lacks the column {missing[0]}")
-        return cls(file.parent, table.select(list(COLUMNS)))
 
     def write(self, file: Path) -> None:
         """Write the manifest whole; places become relative to its new folder."""
@@ -162,8 +162,8 @@ def open_manifest(places: Sequence[str | Path], options: ReadOptions) -> Episode
         ConfigError: a curation does not fit the episodes.
     """
     (file,) = map(Path, places)
-    manifest = Manifest.read(file)
     columns = ("source", "format", "number", "name", "location", "bytes", "mtime_ns", "identity", "excluded")
+    manifest = Manifest.read(file, columns)
     values = [manifest.table.column(name).to_pylist() for name in columns]
     parts: dict[tuple[str, str], list[_Row]] = {}
     excluded = 0
