@@ -129,7 +129,10 @@ def parse(
 
 def _usage(problem: str | Exception, program: str) -> UsageError:
     """The error of a wrong command line, in the operator's language, with where its flags are listed."""
-    return UsageError(tr("{problem}; see `{program} --help`", problem=shown(problem).rstrip(".。"), program=program))
+    text = shown(problem).rstrip(".。")
+    if text.endswith(("?", "？")):
+        return UsageError(tr("{problem} See `{program} --help`", problem=text, program=program))
+    return UsageError(tr("{problem}; see `{program} --help`", problem=text, program=program))
 
 
 def with_value(argv: Sequence[str] | None, value: str, *names: str) -> list[str]:

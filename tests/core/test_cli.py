@@ -103,7 +103,7 @@ def test_wrong_flags_are_one_line_and_status_2(name: str, capsys: pytest.Capture
         out, err = capsys.readouterr()
         assert (end.value.code, out) == (2, "")
         program = " ".join([f"python -m aloha_kit.{name}", *words])
-        assert err == f"error: no flag --log_levle; did you mean --log_level?; see `{program} --help`\n"
+        assert err == f"error: no flag --log_levle; did you mean --log_level? See `{program} --help`\n"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,8 @@ def test_what_is_wrong_with_a_flag(words: str, problem: str, capsys: pytest.Capt
     with pytest.raises(SystemExit) as end:
         command(name)(argv)
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {problem}; see `python -m aloha_kit.{name}")
+    see = " See" if problem.endswith("?") else "; see"
+    assert capsys.readouterr().err.startswith(f"error: {problem}{see} `python -m aloha_kit.{name}")
 
 
 def test_a_value_that_a_dataclass_refuses_is_a_wrong_flag(capsys: pytest.CaptureFixture[str]) -> None:

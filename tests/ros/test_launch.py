@@ -77,7 +77,7 @@ def test_nodes_understand_their_arguments(file: Path, monkeypatch: pytest.Monkey
         (cameras_node.main, "--camera_hz 0", "camera_hz must be above 0, given 0; see `… sim_cameras_node --help`"),
         (cameras_node.main, "--jpeg_quality 0",
             "jpeg_quality must lie in 1 to 100, given 0; see `… sim_cameras_node --help`"),
-        (base_watchdog.main, "--taks x", "no flag --taks; did you mean --task?; see `… base_watchdog_node --help`"),
+        (base_watchdog.main, "--taks x", "no flag --taks; did you mean --task? See `… base_watchdog_node --help`"),
     ],
 )  # fmt: skip
 def test_wrong_flags_of_a_node_end_it_with_one_line(
