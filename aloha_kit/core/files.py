@@ -54,6 +54,13 @@ def special_file(path: Path) -> str | None:
     return next((kind for check, kind in kinds if check(mode)), None)
 
 
+def names_in(folder: Path, most: int = 20) -> list[str]:
+    """The first names in a folder, sorted, for a message: without hidden ones; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))[:most]
+
+
 def free_path(path: Path) -> Path:
     """`path`, or the first of `name_1.ext`, `name_2.ext`, … that is not there, so that nothing is replaced."""
     k, candidate = 0, path

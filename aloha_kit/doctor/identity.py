@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import make_folder
+from aloha_kit.core.files import make_folder, names_in
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.core.lang import marked, Message, tr
 from aloha_kit.ros.rig_measurements import RgbImage
@@ -118,7 +118,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
         if image is not None:
             images[name] = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     if not images:
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        there = ", ".join(names_in(folder, 8)) or "nothing"
         raise ConfigError(
             Message(
                 "no image of {names} in '{folder}'; there is: {there}",

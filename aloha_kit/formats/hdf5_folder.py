@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aloha_kit.core import did_you_mean, EpisodeError
 from aloha_kit.core.errors import command
+from aloha_kit.core.files import names_in
 from aloha_kit.core.lang import joined, Message
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.formats import ReadOptions
@@ -33,7 +34,7 @@ class Hdf5Source(EpisodeSource):
         found = select(*paths).first(options.first)
         self.unused = found.text()
         if not found.files:
-            there = sorted(entry.name for path in paths for entry in path.iterdir())[:20]
+            there = [name for path in paths for name in names_in(path)][:20]
             found_there = Message(
                 "no episode_<i>.hdf5 in '{folders}'; it holds: {there}",
                 folders=", ".join(map(str, paths)),

@@ -34,7 +34,7 @@ from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
 from aloha_kit.core import AlohaKitError, Contract, did_you_mean
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
-from aloha_kit.core.files import sync
+from aloha_kit.core.files import names_in, sync
 from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import CHECKPOINT
 from aloha_kit.data.instructions import Instructions
@@ -238,7 +238,7 @@ def _existing(folder: Path) -> Path:
         )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        present = ", ".join(sorted(p.name for p in folder.iterdir())) or "(nothing)"
+        present = ", ".join(names_in(folder)) or "(nothing)"
         raise CheckpointError(
             Message(
                 "{folder} is no checkpoint: it lacks {missing}; it holds {present}",

@@ -10,6 +10,7 @@ import torch
 
 from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.core.files import names_in
 from aloha_kit.core.lang import Message
 from aloha_kit.policies import checkpoint, lerobot, native, published
 from aloha_kit.policies.network import ChunkNetwork
@@ -54,7 +55,7 @@ def locate(path: Path) -> tuple[Layout, Path]:
         if (source := layout.find(path)) is not None:
             return layout, source
     if path.is_dir():
-        there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or Message("(nothing)")
+        there = ", ".join(names_in(path)) or Message("(nothing)")
     elif path.exists():
         raise ConfigError(
             Message(
@@ -62,8 +63,8 @@ def locate(path: Path) -> tuple[Layout, Path]:
             )
         )
     else:
-        beside = sorted(p.name for p in path.parent.iterdir())[:20] if path.parent.is_dir() else []
-        there = Message("no such folder; beside it: {names}", names=", ".join(beside) or Message("(nothing)"))
+        beside = ", ".join(names_in(path.parent)) or Message("(nothing)")
+        there = Message("no such folder; beside it: {names}", names=beside)
     raise ConfigError(
         Message(
             "no checkpoint at {path}: neither {weights}, checkpoints/best, checkpoints/last nor {reference}. There is: "

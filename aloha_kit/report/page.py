@@ -21,6 +21,7 @@ from aloha_kit import __version__
 from aloha_kit.config import yaml_file
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.errors import command
+from aloha_kit.core.files import names_in
 from aloha_kit.core.lang import Message
 from aloha_kit.core.machine import commit, cpu_name, memory_bytes
 from aloha_kit.storage import Episode, list_episodes
@@ -49,7 +50,7 @@ def build(folder: Path) -> str:
         _next(folder),
     ]
     if not any(sections):
-        there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "nothing"
+        there = ", ".join(names_in(folder)) or "nothing"
         raise ConfigError(
             Message(
                 "'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or stages.csv, "

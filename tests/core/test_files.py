@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import free_path, make_folder, part_of, replacing, write_json, write_text
+from aloha_kit.core.files import free_path, make_folder, names_in, part_of, replacing, write_json, write_text
 
 
 def test_parents_are_made_and_an_existing_folder_is_fine(tmp_path: Path) -> None:
@@ -27,6 +27,14 @@ def test_a_file_in_the_way_is_named(tmp_path: Path, inside: str) -> None:
 def test_the_systems_reason_is_given() -> None:
     with pytest.raises(ConfigError, match=r"cannot make the folder '/proc/aloha_kit/x': "):
         make_folder(Path("/proc/aloha_kit/x"))
+
+
+def test_the_names_in_a_folder_are_sorted_and_without_hidden_ones(tmp_path: Path) -> None:
+    for name in ("b", ".git", "a", "c"):
+        (tmp_path / name).touch()
+    assert names_in(tmp_path) == ["a", "b", "c"]
+    assert names_in(tmp_path, 2) == ["a", "b"]
+    assert names_in(tmp_path / "none") == names_in(tmp_path / "a") == []
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_a_checkpoint_is_found_where_training_leaves_it(tmp_path: Path) -> None:
     (best / checkpoint.WEIGHTS).unlink()
     assert find_checkpoint(tmp_path / "run") == last
     assert find_checkpoint(tmp_path / "run" / "checkpoints") == last
+    (tmp_path / ".git").mkdir()
     text = fail("--ckpt", tmp_path, *TASK)
     assert "nor policy_best.ckpt. There is: run" in text
     (tmp_path / "notes.txt").touch()
