@@ -9,6 +9,7 @@ ACT repository's choices, number for number.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -134,6 +135,8 @@ class PolicyConfig:
             backbone_layers=self.backbone_layers,
             backbone_width=self.backbone_width,
         )
+        if self.ensemble_weight is not None and not math.isfinite(self.ensemble_weight):
+            raise ValueError(Message("ensemble_weight must be finite, given {weight}", weight=self.ensemble_weight))
         if self.text_encoder == "":
             raise ValueError(Message("text_encoder is `table` or a model; leave it out to read no instruction"))
         if self.backbone_layers > 4:

@@ -61,23 +61,18 @@ def load(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
 
 def describe(source: Path) -> list[str]:
     """Description of a checkpoint that `find` found, as lines of text; raises as `load`."""
-    settings = lerobot_files.read_config(source)
-    state, action, cameras = lerobot_files.read_sizes(source, settings)
+    network = load(source, None)
+    state, action, cameras = lerobot_files.read_sizes(source, lerobot_files.read_config(source))
     sizes = ", ".join(f"{name} {height}x{width}" for name, (height, width) in cameras.items())
-    recorded = _recorded(source)
-    lines = [
-        f"{source}: LeRobot's {settings['type']}, a chunk of {plural(settings['chunk_size'], 'action')}",
+    joints = "joints, units, rate: not recorded; give --rig NAME or --contract FILE, and a task of its rate"
+    if network.assumed is None:
+        contract = network.contract
+        joints = f"joints: {', '.join(contract.state_names)}; {contract.rate_hz:g} Hz ({lerobot_files.CONTRACT})"
+    return [
+        f"{source}: LeRobot's {network.config.kind}, a chunk of {plural(network.chunk_size, 'action')}",
         f"state: {state} values; action: {action} values",
         f"cameras: {sizes or '(none)'}",
-    ]
-    if recorded is None:
-        return [
-            *lines,
-            "joints, units, rate: not recorded; give --rig NAME or --contract FILE, and a task of its rate",
-        ]
-    return [
-        *lines,
-        f"joints: {', '.join(recorded.state_names)}; {recorded.rate_hz:g} Hz ({lerobot_files.CONTRACT})",
+        joints,
     ]
 
 
@@ -125,10 +120,7 @@ def _contract(
     if given is None:
         from aloha_kit.storage.contract_file import neutral_contract  # needs h5py
 
-        given, origin = (
-            neutral_contract(state, action, 0, {}, 0.0),
-            "numbered, their units unknown",
-        )
+        given, origin = neutral_contract(state, action, 0, {}, 0.0), "numbered, their units unknown"
     named = len(given.state_names), len(given.action_names)
     if named != (state, action):
         raise ContractError(

@@ -101,11 +101,11 @@ def read_statistics(folder: Path, config: Mapping[str, Any]) -> Statistics:
     Raises:
         CheckpointError: a file is missing or damaged, or the processors do more than is read; names it.
     """
+    state, action, _ = read_sizes(folder, config)
     before, after = _Step.read(folder, PRE, NORMALIZE), _Step.read(folder, POST, UNNORMALIZE)
     for key, feature in config["input_features"].items():
         if feature["type"] == "VISUAL":
             before.require_imagenet(key)
-    state, action, _ = read_sizes(folder, config)
     return Statistics(
         {"qpos": before.moments(STATE, "STATE", state), "action": after.moments(ACTION, "ACTION", action, inverse=True)}
     )

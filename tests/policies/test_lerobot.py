@@ -27,7 +27,7 @@ from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import AlohaKitError, Contract, joint_names
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training_statistics import find_training
-from aloha_kit.policies import checkpoint
+from aloha_kit.policies import checkpoint, lerobot
 from aloha_kit.policies.__main__ import main
 from aloha_kit.policies.build import build
 from aloha_kit.policies.chunk_policy import ChunkPolicy
@@ -240,6 +240,9 @@ def more_steps(values: dict[str, Any]) -> dict[str, Any]:
         ("config.json", lambda c: c | {"dim_model": 10**9}, "hidden_dim is 1000000000, too much for the weights"),
         ("config.json", lambda c: c | {"vision_backbone": "resnet101"}, "backbone"),
         ("config.json", lambda c: c | {"input_features": {}}, "lacks 'observation.state' among its features"),
+        ("config.json", lambda c: c | {"chunk_size": "x"}, "chunk_size cannot be 'x'"),
+        ("config.json", lambda c: c | {"temporal_ensemble_coeff": float("nan")}, "ensemble_weight must be finite, giv"),
+        ("config.json", lambda c: c | {"input_features": c["input_features"] | {"a": 3}}, "features of an odd shape"),
         ("policy_preprocessor.json", more_steps, "steps that aloha_kit does not read: relative_action_processor"),
         ("policy_preprocessor.json", lambda c: {"steps": [{}]}, "is not LeRobot's, or damaged"),
         (PRE, lambda s: without(s, "observation.images.top.mean"), "top by MEAN_STD of other numbers than Image"),
@@ -253,9 +256,10 @@ def more_steps(values: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_not_read_or_damaged_is_named(file: str, change: Any, words: str, tmp_path: Path) -> None:
     folder = formula_folder(tmp_path / "act")
     damaged(folder, file, change)
-    with pytest.raises(AlohaKitError, match=words) as caught:
-        load(folder)
-    assert "\n" not in str(caught.value)
+    for read in (load, lerobot.describe):
+        with pytest.raises(AlohaKitError, match=words) as caught:
+            read(folder)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_older_checkpoint_is_named(tmp_path: Path) -> None:
