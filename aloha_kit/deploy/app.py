@@ -177,10 +177,8 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
         joints = given_contract(args.contract, args.rig)
         setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, joints=joints, robot=robot)
         source = local_policy.local(
-            path, setup, args.inference_settings, rename, args.seed, args.goal, task.instruction
+            path, setup, args.inference_settings, rename, args.seed, args.goal, args.instruction, task.instruction
         )
-    if args.instruction is not None and not source.reads_instruction:
-        raise UsageError(f"{source.name} reads no instruction (no text_encoder), given --instruction")
     if source.trained_on not in (None, task.name):
         LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
     return source, output
@@ -190,7 +188,7 @@ def _connect(args: DeployArgs, task: TaskConfig) -> RemotePolicy:
     token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
     if not token:
         raise UsageError(Message("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN"))
-    return RemotePolicy(
+    policy = RemotePolicy(
         str(args.remote),
         token,
         timeout_s=args.timeout_s,
@@ -199,6 +197,12 @@ def _connect(args: DeployArgs, task: TaskConfig) -> RemotePolicy:
         seed=args.seed,
         instruction=task.instruction,
     )
+    if args.instruction is not None and not policy.reads_instruction:
+        policy.close()
+        raise UsageError(
+            Message("{policy} reads no instruction (no text_encoder), given --instruction", policy=args.remote)
+        )
+    return policy
 
 
 def _attended(

@@ -55,6 +55,7 @@ def local(
     seed: int = 0,
     goal: str | None = None,
     instruction: str | None = None,
+    default_instruction: str | None = None,
 ) -> PolicySource:
     """The policy of a checkpoint on this machine, its engine ready.
 
@@ -62,17 +63,17 @@ def local(
         path: what `find_checkpoint` found; the others as for `load_network`.
         seed: of the first rollout, for a policy that samples.
         goal: observation of an episode, see `policies.goal.set_goal`.
-        instruction: of the rollouts, for a policy that reads one.
+        instruction, default_instruction: of the rollouts, see `policies.language.set_instruction`.
 
     Raises:
-        UsageError: a goal is missing, or the policy reads none.
+        UsageError: a goal is missing, or a goal or an instruction is given and the policy reads none.
         ContractError: an instruction that the policy does not know, see `Instructions.vector`.
         ConfigError: damaged files, an unusable device, or an engine that is missing, cannot run it, or is wrong.
     """
     settings = settings or InferenceSettings()
     network = load_network(path, setup, settings.device, rename)
     set_goal(network, goal, path)
-    set_instruction(network, instruction)
+    set_instruction(network, instruction, path, default_instruction)
     engine = choose(network, settings, blank(network, 1))
     used = str(next(network.parameters()).device)
     about = {

@@ -52,11 +52,6 @@ class PolicySource:
     ensemble_weight: float | None = None
 
     @property
-    def reads_instruction(self) -> bool:
-        """Whether the policy reads the task's instruction."""
-        return bool((self.about.get("policy") or {}).get("text_encoder"))
-
-    @property
     def engine(self) -> str:
         """Engine and precision, such as `openvino fp32`."""
         about = self.about.get("engine") or {}

@@ -85,9 +85,7 @@ class CheckpointEvaluator:
         self.renamed = {a: b for a, b in settings.rename.items() if a in self.network.contract.cameras}
         self.network.rename_cameras(self.renamed)
         set_goal(self.network, settings.goal, source)
-        if settings.instruction is not None and self.network.language is None:
-            raise UsageError(f"{source} reads no instruction (no text_encoder), given --instruction")
-        set_instruction(self.network, task.instruction if settings.instruction is None else settings.instruction)
+        set_instruction(self.network, settings.instruction, source, task.instruction)
         if self.network.assumed is not None:
             LOG.info("%s: %s", source, shown(assumption(self.network.assumed)))
         self._task, self._rig = match_checkpoint(task, rig, self.network.contract, settings.image_size)

@@ -8,18 +8,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ContractError
+from aloha_kit.core import ContractError, UsageError
+from aloha_kit.core.lang import Message
 from aloha_kit.policies.network import ChunkNetwork
 
 
-def set_instruction(network: ChunkNetwork, text: str | None) -> None:
-    """Set the instruction of a network's inferences; None, and a network that reads none, change nothing.
+def set_instruction(network: ChunkNetwork, given: str | None, policy: object, default: str | None = None) -> None:
+    """Set the instruction of a network's inferences: what is given (--instruction), else the default, where there is
+    one and the network reads instructions.
+
+    Args:
+        policy: what messages call it.
+        default: the task's, which other policies do not read.
 
     Raises:
+        UsageError: one is given, and the network reads none.
         ContractError, ConfigError: see `Instructions.vector`.
     """
+    text = default if given is None else given
     if network.language is not None and text is not None:
         network.instruction = network.language.instructions.vector(text)
+    elif given is not None:
+        raise UsageError(Message("{policy} reads no instruction (no text_encoder), given --instruction", policy=policy))
 
 
 def require_instruction(network: ChunkNetwork, text: str) -> None:

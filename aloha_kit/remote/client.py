@@ -60,6 +60,7 @@ class RemotePolicy:
 
     Attributes:
         contract, chunk_size, n_obs_steps, n_action_steps, ensemble_weight, about: the server's policy.
+        reads_instruction: whether it reads the task's instruction.
         took_ms: milliseconds that the network took for the last chunk, measured by the server.
 
     Raises:
@@ -72,6 +73,7 @@ class RemotePolicy:
     n_obs_steps: int
     n_action_steps: int | None
     ensemble_weight: float | None
+    reads_instruction: bool
     about: dict[str, Any]
 
     def __init__(
@@ -108,12 +110,16 @@ class RemotePolicy:
         self.contract, self.chunk_size = self._welcome.contract.renamed(self._names), self._welcome.chunk_size
         self.n_obs_steps, self.n_action_steps = self._welcome.n_obs_steps, self._welcome.n_action_steps
         self.ensemble_weight, self.about = self._welcome.ensemble_weight, dict(self._welcome.about)
+        self.reads_instruction = self._welcome.reads_instruction
         self._instruction: dict[str, str] = {}
-        policy = self.about.get("policy")
-        if instruction is not None and isinstance(policy, dict) and policy.get("text_encoder"):
+        if instruction is not None and self.reads_instruction:
             self._instruction = {"instruction": instruction}
             request = {"kind": "instruct", "id": next(self._ids), **self._instruction}
-            self._require_done(self._request(request, answered=True, timeout_s=connect_timeout_s))
+            try:
+                self._require_done(self._request(request, answered=True, timeout_s=connect_timeout_s))
+            except BaseException:
+                self.close()
+                raise
 
     def reset(self) -> None:
         """Begin an episode on the server.

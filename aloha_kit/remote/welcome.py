@@ -30,6 +30,12 @@ class Welcome:
     n_action_steps: int | None = None
     ensemble_weight: float | None = None
 
+    @property
+    def reads_instruction(self) -> bool:
+        """Whether the policy reads the task's instruction."""
+        policy = self.about.get("policy")
+        return isinstance(policy, dict) and bool(policy.get("text_encoder"))
+
     @classmethod
     def read(cls, message: dict[str, Any], where: str) -> Welcome:
         """The welcome in a message.

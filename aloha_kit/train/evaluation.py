@@ -106,7 +106,7 @@ class SimEvaluator:
             ConfigError: the task has no reward.
         """
         env = self._connected(network.contract)
-        set_instruction(network, self._task.instruction)
+        set_instruction(network, None, self._task.name, self._task.instruction)
         source = ChunkPolicy(network, str(next(network.parameters()).device), seed=FIRST_SEED)
         execution = Execution(self._config.temporal_agg)
         execution = execution.with_default(

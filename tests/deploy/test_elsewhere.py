@@ -19,6 +19,7 @@ from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.deployment_report import table
 from aloha_kit.deploy.local_policy import TimedChunkPolicy
 from aloha_kit.episode import Episode
+from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.remote import PolicyServer, RemotePolicy
 from tests.commands import failure
 from tests.deploy import serving
@@ -154,6 +155,9 @@ def test_either_here_or_elsewhere(trained: Path, monkeypatch: pytest.MonkeyPatch
     assert "--jpeg must be 1 to 100, given 0" in fail("--task", "x", "--remote", "gpu:8000", "--jpeg", "0")
     assert "--hold_s must be at least 0, given -1.0" in fail("--task", "x", "--ckpt", trained, "--hold_s", "-1")
     assert "no checkpoint at" in fail("serve", "--ckpt", trained / "nothing")
+    none = f"error: {find_checkpoint(trained)} reads no instruction (no text_encoder), given --instruction"
+    assert none in fail("serve", "--ckpt", trained, "--instruction", "lift")
+    assert none in fail("--ckpt", trained, "--task", "sim_transfer_cube", "--instruction", "lift")
 
 
 def test_the_table_reports_why_the_arms_held() -> None:

@@ -14,7 +14,7 @@ from aloha_kit.config.bc import BcConfig
 from aloha_kit.config.denoising import DiffusionConfig, FlowConfig, MipConfig
 from aloha_kit.config.ibc import IbcConfig
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
-from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.core import ConfigError, Contract, ContractError, UsageError
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.instructions import Instructions
 from aloha_kit.data.stats import Statistics
@@ -119,11 +119,11 @@ def test_the_instruction_of_inference() -> None:
     policy, seen = ChunkPolicy(made), {"qpos": np.zeros(2, np.float32), "images": {}}
     with pytest.raises(ContractError, match=r"reads an instruction, and none is given: name one with --instruction"):
         policy.predict_chunk(seen)  # type: ignore[arg-type]
-    set_instruction(made, None)
+    set_instruction(made, None, "act")
     assert made.instruction is None
-    set_instruction(made, LEFT)
+    set_instruction(made, LEFT, "act")
     left = policy.predict_chunk(seen)  # type: ignore[arg-type]
-    set_instruction(made, RIGHT)
+    set_instruction(made, None, "act", RIGHT)
     right = policy.predict_chunk(seen)  # type: ignore[arg-type]
     assert not np.allclose(left, right)
     policy.instruct(LEFT)
@@ -142,10 +142,12 @@ def test_an_instruction_that_is_not_in_the_table_is_refused() -> None:
         ContractError,
         match=rf"not trained on the instruction 'move to the lift'\. Did you mean '{LEFT}'\? Known: {LEFT}, {RIGHT}\.",
     ):
-        set_instruction(made, "move to the lift")
+        set_instruction(made, "move to the lift", "act")
     other = network(contract())
-    set_instruction(other, "move")  # which that network does not read
+    set_instruction(other, None, "act", "move")  # which that network does not read
     assert other.instruction is None
+    with pytest.raises(UsageError, match=r"^runs/x reads no instruction \(no text_encoder\), given --instruction$"):
+        set_instruction(other, "move", "runs/x")
     with pytest.raises(ConfigError, match="text_encoder table: the network reads instructions, and none are given"):
         build(FAMILIES["bc"], BLIND, stats_of(BLIND))
 

@@ -110,6 +110,33 @@ def test_a_question_that_is_none_is_refused_in_words(echo: Echo) -> None:
         assert unpack(odd.recv(timeout=60))["why"] == "a message of kind 'dance'; known: reset, instruct, predict"
 
 
+class Instructed(Echo):
+    """Knows one instruction."""
+
+    def instruct(self, text: str | None) -> None:
+        if text not in (None, "lift"):
+            raise ContractError(f"the policy was not trained on the instruction '{text}'")
+        self.seen.append(text)
+
+
+def test_an_instruction_comes_with_each_observation_and_is_refused_at_once() -> None:
+    source, log = Instructed(), list[str]()
+    served = ServedPolicy(source, CONTRACT, K, {"policy": {"text_encoder": "table"}})
+    with PolicyServer(served, "127.0.0.1", 0, TOKEN, log=log.append).running() as running:
+        policy = client(running, instruction="lift")
+        assert policy.reads_instruction
+        policy.predict_chunk(observation())
+        assert (source.seen[:2], len(source.seen)) == (["lift", "lift"], 3)
+        with pytest.raises(RemoteError, match=r"failed: .*not trained on the instruction 'push'") as refused:
+            client(running, instruction="push")
+        until(lambda: [line for line in log if line.endswith(" left")], "the refused client leaves")
+        assert refused.tb is not None  # whose frames hold the client: it was closed, not collected
+    with server(Echo()).running() as running:
+        policy = client(running, instruction="lift")  # which that policy does not read
+        assert not policy.reads_instruction
+        policy.predict_chunk(observation())
+
+
 def test_the_policys_failure_is_reported_and_the_server_goes_on(echo: Echo) -> None:
     with server(echo).running() as running:
         policy = client(running)
