@@ -154,8 +154,7 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: floa
     """
     names = network.contract.action_names
     errors, times = compared(engine, network, (example, *probes(network, example)))
-    shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
-    worst = int(np.argmax(shares))  # the first NaN where there is one
+    shares, worst = of_std(network, errors)
     ms, eager_ms = (1e3 * np.array(times).min(axis=0)).tolist()
     tolerance = TOLERANCE[engine.precision] if tolerance is None else tolerance
     checked = Checked(
@@ -186,6 +185,13 @@ def compared(
         times.append([done - start, time.perf_counter() - done])
         errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
     return errors, times
+
+
+def of_std(network: ChunkNetwork, errors: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], int]:
+    """(A,) errors as shares of each action's standard deviation, and the index of the largest, of the first NaN where
+    there is one."""
+    shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
+    return shares, int(np.argmax(shares))
 
 
 def draws_of(network: ChunkNetwork, example: Batch) -> list[Draw]:

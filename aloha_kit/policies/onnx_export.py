@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, replacing
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies.engine import blank, compared, draws_of, probes, TOLERANCE
+from aloha_kit.policies.engine import blank, compared, draws_of, of_std, probes, TOLERANCE
 from aloha_kit.policies.flat import FlatNetwork
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.network import ChunkNetwork, Predict
@@ -78,10 +78,8 @@ def _converted(flat: FlatNetwork, example: Batch) -> Any:
     """ONNX's model of the network, the size of its batch free."""
     inputs = tuple(each.clone() for each in flat.arguments(example, None))  # not inference tensors
     free = (tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs),)
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with torch.no_grad():
+        with _quiet(), torch.no_grad():
             program = torch.export.export(flat, inputs, dynamic_shapes=free, strict=False)
             converted = torch.onnx.export(
                 program, input_names=flat.names, output_names=[OUTPUT], opset_version=_OPSET, verbose=False
@@ -94,8 +92,19 @@ def _converted(flat: FlatNetwork, example: Batch) -> Any:
             f"this {flat.network.config.kind} network cannot be converted to ONNX:"
             f" {reason[0] if reason else type(error).__name__}"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, the exporters do not write about the operations that they leave as they are, a line each."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        yield
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _named(model: Any) -> Any:
@@ -145,8 +154,7 @@ def _require_same(network: ChunkNetwork, predict: Predict) -> float:
     """Largest difference from eager fp32 in standard deviations of an action; ConfigError where it is too large."""
     batches = [batch for rows in _ROWS for batch in probes(network, blank(network, rows))]
     errors, _ = compared(predict, network, batches)
-    shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
-    worst = int(np.argmax(shares))
+    shares, worst = of_std(network, errors)
     if not shares[worst] <= TOLERANCE["fp32"]:  # NaN is not
         raise ConfigError(
             f"the ONNX model differs from eager fp32: {network.contract.action_names[worst]} by {shares[worst]:.3g} of"

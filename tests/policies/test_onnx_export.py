@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aloha_kit.config.bc import BcConfig
-from aloha_kit.config.denoising import DiffusionConfig
+from aloha_kit.config.denoising import DiffusionConfig, MipConfig
 from aloha_kit.config.ibc import IbcConfig
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.policies import checkpoint, onnx_export
@@ -44,6 +44,9 @@ NETWORKS: dict[str, Callable[[], ChunkNetwork]] = {
     "diffusion": lambda: test_denoising.network_of(
         DiffusionConfig(**test_denoising.SMALL, inference_steps=3), test_denoising.PLANE
     ),
+    "mip, transformer, two steps": lambda: test_denoising.network_of(
+        MipConfig(**test_denoising.TRANSFORMER), test_denoising.PLANE
+    ),
     "ibc": lambda: test_ibc.network_of(IbcConfig(**test_ibc.SMALL, dfo_std=0.05), test_ibc.PLANE),
 }
 
@@ -68,9 +71,12 @@ def infer(file: Path, network: ChunkNetwork, rows: int) -> tuple[npt.NDArray[Any
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_file_acts_as_the_network_for_any_batch(name: str, tmp_path: Path) -> None:
+def test_the_file_acts_as_the_network_for_any_batch(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     network = made(name)
     onnx_export.export(network, tmp_path / "policy.onnx")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
     for rows in (1, 4):
         given, wanted = infer(tmp_path / "policy.onnx", network, rows)
         assert given.shape == (rows, network.chunk_size, network.action_dim)
