@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
-from aloha_kit.config.policies import at_least
+from aloha_kit.config.value_checks import at_least, positive
 from aloha_kit.core.lang import Message
 
 
@@ -71,8 +71,7 @@ class BcConfig(KeypointConfig):
                     n_obs_steps=self.n_obs_steps,
                 )
             )
-        if not self.min_std > 0:
-            raise ValueError(Message("min_std must be positive, given {min_std}", min_std=self.min_std))
+        positive(min_std=self.min_std)
         if self.squash and self.normalisation != "min_max_11":
             raise ValueError(
                 Message(

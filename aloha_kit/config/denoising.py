@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
-from aloha_kit.config.policies import at_least
+from aloha_kit.config.value_checks import at_least, within
 from aloha_kit.core.lang import Message
 
 
@@ -68,13 +68,7 @@ class DenoisingConfig(KeypointConfig):
                     transformer_size=self.transformer_size,
                 )
             )
-        if not 0 <= self.transformer_dropout < 1:
-            raise ValueError(
-                Message(
-                    "transformer_dropout must be in [0, 1), given {transformer_dropout}",
-                    transformer_dropout=self.transformer_dropout,
-                )
-            )
+        within("[0, 1)", transformer_dropout=self.transformer_dropout)
         multiple = 2 ** (len(self.down_dims) - 1)
         if self.denoiser == "unet" and self.chunk_size % multiple:
             raise ValueError(
@@ -151,7 +145,4 @@ class MipConfig(DenoisingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.second_time < 1:
-            raise ValueError(
-                Message("second_time must be in (0, 1), given {second_time}", second_time=self.second_time)
-            )
+        within("(0, 1)", second_time=self.second_time)

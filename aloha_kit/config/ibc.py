@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
-from aloha_kit.config.policies import at_least
+from aloha_kit.config.value_checks import at_least, positive
 from aloha_kit.core.lang import Message
 
 
@@ -73,11 +73,12 @@ class IbcConfig(KeypointConfig):
                     normalisation=self.normalisation,
                 )
             )
-        for name in ("dfo_std", "dfo_shrink", "langevin_clip", "gradient_margin"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    Message("{name} must be positive, given {value}", name=name, value=getattr(self, name))
-                )
+        positive(
+            dfo_std=self.dfo_std,
+            dfo_shrink=self.dfo_shrink,
+            langevin_clip=self.langevin_clip,
+            gradient_margin=self.gradient_margin,
+        )
         if self.local_negatives and self.sampler == "langevin":
             raise ValueError(Message("local_negatives are of sampler dfo: langevin draws its negatives from a chain"))
         if not 0 < self.local_std[0] <= self.local_std[1]:

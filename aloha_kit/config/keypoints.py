@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aloha_kit.config.policies import at_least, PolicyConfig
+from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.config.value_checks import at_least
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import arg
 
 from aloha_kit.config.load import find, from_mapping, read
+from aloha_kit.config.value_checks import at_least, positive, within
 from aloha_kit.core import ConfigError
 from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import known, name_of, resolve
@@ -155,8 +156,7 @@ class PolicyConfig:
                     backbone_layers=self.backbone_layers,
                 )
             )
-        if not self.std_floor > 0:
-            raise ValueError(Message("std_floor must be positive, given {std_floor}", std_floor=self.std_floor))
+        positive(std_floor=self.std_floor)
         if self.image_size is not None:
             at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
         if not 0 < self.depth_max_m < 65.536:
@@ -174,8 +174,7 @@ class PolicyConfig:
             )
         if self.depth_cameras and not self.use_images:
             raise ValueError(Message("depth is a channel of the images: depth_cameras needs use_images true"))
-        if not 0 < self.image_crop <= 1:
-            raise ValueError(Message("image_crop must be in (0, 1], given {image_crop}", image_crop=self.image_crop))
+        within("(0, 1]", image_crop=self.image_crop)
         if not self.use_images:
             return
         if self.pretrained_backbone and (self.backbone_width != 64 or self.backbone_norm == "group"):
@@ -275,8 +274,7 @@ class ActConfig(PolicyConfig):
                     hidden_dim=self.hidden_dim,
                 )
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(Message("dropout must be in [0, 1), given {dropout}", dropout=self.dropout))
+        within("[0, 1)", dropout=self.dropout)
         if self.kl_weight < 0 or self.is_pad_weight < 0:
             raise ValueError(
                 Message(
@@ -350,12 +348,3 @@ def load_policy(name: str | Path, **overrides: Any) -> PolicyConfig:
     """
     path = find("policies", name)
     return policy_from_mapping({**read(path), **overrides}, where=str(path))
-
-
-def at_least(lowest: int, **values: int) -> None:
-    """Raise `ValueError` for the first value below `lowest`, by its name."""
-    for name, value in values.items():
-        if value < lowest:
-            raise ValueError(
-                Message("{name} must be at least {lowest}, given {value}", name=name, lowest=lowest, value=value)
-            )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from aloha_kit.config.load import file_field
 from aloha_kit.config.rig import RigConfig
+from aloha_kit.config.value_checks import at_least, positive
 from aloha_kit.core.lang import Message
 
 
@@ -29,12 +30,8 @@ class TaskConfig:
     file: str = file_field()
 
     def __post_init__(self) -> None:
-        if self.episode_len < 1:
-            raise ValueError(
-                Message("episode_len must be at least 1, given {episode_len}", episode_len=self.episode_len)
-            )
-        if not self.rate_hz > 0:
-            raise ValueError(Message("rate_hz must be positive, given {rate_hz}", rate_hz=self.rate_hz))
+        at_least(1, episode_len=self.episode_len)
+        positive(rate_hz=self.rate_hz)
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(Message("each camera can be named once, given {cameras}", cameras=", ".join(self.cameras)))
         if len(set(self.depth_cameras)) < len(self.depth_cameras):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from aloha_kit.config.value_checks import at_least, positive, within
 from aloha_kit.core.lang import Message
 
 
@@ -122,33 +123,40 @@ class TrainConfig:
     """CPU threads of one operation (torch.set_num_threads)."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_steps",
-            "decay_epochs",
-            "batch_size",
-            "accumulate",
-            "val_every",
-            "val_batches",
-            "eval_rollouts",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    Message("{name} must be at least 1, given {value}", name=name, value=getattr(self, name))
-                )
-        if not self.cache_gb > 0:
-            raise ValueError(Message("{name} must be positive, given {value}", name="cache_gb", value=self.cache_gb))
-        for name in ("num_epochs", "workers", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(Message("{name} must be at least 1, given {value}", name=name, value=value))
-        for name in (
-            *("warmup_steps", "save_every", "save_every_epochs", "eval_every", "weight_decay", "grad_clip", "seed"),
-            *("augment_shift", "augment_rotate_deg"),
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    Message("{name} cannot be negative, given {value}", name=name, value=getattr(self, name))
-                )
+        at_least(
+            1,
+            num_steps=self.num_steps,
+            num_epochs=self.num_epochs,
+            decay_epochs=self.decay_epochs,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            val_every=self.val_every,
+            val_batches=self.val_batches,
+            eval_rollouts=self.eval_rollouts,
+            workers=self.workers,
+            threads=self.threads,
+        )
+        at_least(
+            0,
+            warmup_steps=self.warmup_steps,
+            save_every=self.save_every,
+            save_every_epochs=self.save_every_epochs,
+            eval_every=self.eval_every,
+            weight_decay=self.weight_decay,
+            grad_clip=self.grad_clip,
+            seed=self.seed,
+            augment_shift=self.augment_shift,
+            augment_rotate_deg=self.augment_rotate_deg,
+        )
+        positive(cache_gb=self.cache_gb, time_limit_s=self.time_limit_s, ema_power=self.ema_power)
+        within("[0, 1)", ema=self.ema, val_fraction=self.val_fraction)
+        within("(0, 1]", decay_factor=self.decay_factor, augment_crop=self.augment_crop)
+        within(
+            "[0, 1]",
+            augment_brightness=self.augment_brightness,
+            augment_contrast=self.augment_contrast,
+            augment_saturation=self.augment_saturation,
+        )
         if not self.lr > 0 or (self.lr_backbone is not None and self.lr_backbone < 0):
             raise ValueError(
                 Message(
@@ -157,38 +165,13 @@ class TrainConfig:
                     lr_backbone=self.lr_backbone,
                 )
             )
-        if self.time_limit_s is not None and not self.time_limit_s > 0:
-            raise ValueError(
-                Message("time_limit_s must be positive, given {time_limit_s}", time_limit_s=self.time_limit_s)
-            )
-        if not 0 <= self.ema < 1:
-            raise ValueError(Message("ema is a decay in [0, 1), given {ema}", ema=self.ema))
-        if self.ema_power is not None and not self.ema_power > 0:
-            raise ValueError(Message("ema_power must be positive, given {ema_power}", ema_power=self.ema_power))
-        if not 0 < self.decay_factor <= 1:
-            raise ValueError(
-                Message("decay_factor must be in (0, 1], given {decay_factor}", decay_factor=self.decay_factor)
-            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(Message("betas must be in [0, 1), given {betas}", betas=list(self.betas)))
-        if not 0 < self.augment_crop <= 1:
-            raise ValueError(
-                Message("augment_crop must be in (0, 1], given {augment_crop}", augment_crop=self.augment_crop)
-            )
-        for name in ("augment_brightness", "augment_contrast", "augment_saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    Message("{name} must be in [0, 1], given {value}", name=name, value=getattr(self, name))
-                )
         amounts = [each for each in fields(self) if each.name.startswith("augment_")]
         changed = [each.name for each in amounts if getattr(self, each.name) != each.default]
         if changed and not self.augment:
             raise ValueError(
                 Message("{changed} is an amount of the augmentation, which augment false turns off", changed=changed[0])
-            )
-        if not 0 <= self.val_fraction < 1:
-            raise ValueError(
-                Message("val_fraction must lie in [0, 1), given {val_fraction}", val_fraction=self.val_fraction)
             )
         if self.action_offset not in {None, 0, 1}:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Annotated, cast, ClassVar, Literal
 
 import tyro
 
+from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.errors import command
@@ -65,12 +66,7 @@ class ConvertArgs(CommandArgs):
                     command=command("data", "push", "FOLDER", "URL"),
                 )
             )
-        if self.workers < 1:
-            raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
-        if self.num_episodes is not None and self.num_episodes < 1:
-            raise ValueError(
-                Message("--num_episodes must be at least 1, given {num_episodes}", num_episodes=self.num_episodes)
-            )
+        at_least(1, workers=self.workers, num_episodes=self.num_episodes)
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise ValueError(Message("--crf must be 0 to 63, given {crf}", crf=self.crf))
 

@@ -9,6 +9,7 @@ from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg, OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
+from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked
@@ -77,8 +78,7 @@ class Manifest(CommandArgs):
     embodiment: OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers must be at least 1, given {self.workers}")
+        at_least(1, workers=self.workers)
         if self.output.suffix != ".parquet":
             raise ValueError(f"--output must end with .parquet, given {self.output}")
         if not self.places:
@@ -96,8 +96,7 @@ class _Transfer(CommandArgs):
     """Files that are transferred at the same time."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, given {self.jobs}")
+        at_least(1, jobs=self.jobs)
 
     def saved(self) -> str:
         return marked("what was transferred is kept; the same command goes on")

@@ -9,9 +9,9 @@ from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg
 
+from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,7 @@ class DoctorArgs(CommandArgs):
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        if not self.seconds >= 1:
-            raise ValueError(Message("--seconds must be at least 1, given {seconds:g}", seconds=self.seconds))
+        at_least(1, seconds=self.seconds)
 
 
 def parse(argv: Sequence[str] | None = None) -> DoctorArgs:

@@ -9,6 +9,7 @@ from typing import Annotated, cast, ClassVar
 
 import tyro
 
+from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked, Message
@@ -44,8 +45,7 @@ class ParallelArgs(ReadingArgs):
     """Address of a Ray cluster that reads them, in place of --workers; its machines have the same files."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
+        at_least(1, workers=self.workers)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Annotated, cast, ClassVar, Literal
 import tyro
 
 from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import Message
@@ -46,10 +47,7 @@ class SessionArgs:
             raise ValueError(
                 Message("rate_hz must lie above 0 and up to 1000, given {rate_hz:g}", rate_hz=self.rate_hz)
             )
-        if self.countdown < 0:
-            raise ValueError(Message("countdown cannot be negative, given {countdown}", countdown=self.countdown))
-        if not self.timeout_s >= 0:
-            raise ValueError(Message("timeout_s cannot be negative, given {timeout_s:g}", timeout_s=self.timeout_s))
+        at_least(0, countdown=self.countdown, timeout_s=self.timeout_s)
 
 
 @dataclass(frozen=True)
@@ -120,14 +118,10 @@ class RecordArgs(CommandArgs):
     session: Annotated[SessionArgs, tyro.conf.arg(name="")] = SessionArgs()
 
     def __post_init__(self) -> None:
-        for name in ("num_episodes", "workers", "max_attempts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(Message("{name} must be at least 1, given {value}", name=name, value=value))
+        at_least(1, num_episodes=self.num_episodes, workers=self.workers, max_attempts=self.max_attempts)
+        at_least(0, seed=self.seed)
         if not 1 <= self.quality <= 100:
             raise ValueError(Message("quality must lie in 1 to 100, given {quality}", quality=self.quality))
-        if self.seed < 0:
-            raise ValueError(Message("seed cannot be negative, given {seed}", seed=self.seed))
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise ValueError(Message("noise must be a finite number from 0 on, given {noise}", noise=self.noise))
 

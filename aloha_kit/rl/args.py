@@ -10,9 +10,10 @@ from typing import Annotated, Any, cast, ClassVar, Literal, TypeAlias
 
 from tyro.conf import arg, OmitSubcommandPrefixes, Positional, Suppress
 
+from aloha_kit.config.value_checks import at_least, positive, within
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import marked
+from aloha_kit.core.lang import marked, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +75,15 @@ class Train(CommandArgs):
 
     def __post_init__(self) -> None:
         _require_at_least(self, num_steps=1, num_envs=1, batch_size=2, rollout_steps=2, epochs=1, save_every=1, seed=0)
-        if min(self.image_size) < 1:
-            raise ValueError(f"--image_size must be at least 1 each, given {self.image_size[0]} {self.image_size[1]}")
-        if not (self.lr > 0 and 0 <= self.gamma <= 1):
-            raise ValueError(f"--lr must be above 0 and --gamma from 0 to 1, given {self.lr:g} and {self.gamma:g}")
+        at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
+        positive(lr=self.lr)
+        within("[0, 1]", gamma=self.gamma)
         if not self.observe:
             raise ValueError("--observe needs a group, such as joints")
         if self.resume is not None and self.output is not None:
-            raise ValueError(f"--resume goes on in its own folder, {self.resume}: give it without --output")
+            raise ValueError(
+                Message("--resume goes on in its own folder, {folder}: give it without --output", folder=self.resume)
+            )
 
     def settings(self) -> dict[str, Any]:
         """Values of the run, for its config.yaml."""
@@ -162,8 +164,7 @@ class Export(_OfRun):
 
 def _require_at_least(args: CommandArgs, **lowest: int) -> None:
     for name, least in lowest.items():
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, given {getattr(args, name)}")
+        at_least(least, **{name: getattr(args, name)})
 
 
 Command: TypeAlias = Train | Eval | Render | Export

@@ -20,6 +20,7 @@ from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_map
 from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyConfig
 from aloha_kit.config.training import TrainConfig
+from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import Message
@@ -108,10 +109,7 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     """The flags as they were given, for the run's log."""
 
     def __post_init__(self) -> None:
-        if self.num_episodes is not None and self.num_episodes < 1:
-            raise ValueError(
-                Message("num_episodes must be at least 1, given {num_episodes}", num_episodes=self.num_episodes)
-            )
+        at_least(1, num_episodes=self.num_episodes)
         if self.weights and len(self.weights) != len(self.dataset_dir or ()):
             raise ValueError(
                 Message(

@@ -351,9 +351,9 @@ def test_flags_that_mean_nothing_on_a_rig_are_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--countdown -1", "countdown cannot be negative, given -1"),
+        ("--countdown -1", "countdown must be at least 0, given -1"),
         ("--rate_hz 0", "rate_hz must lie above 0 and up to 1000, given 0"),
-        ("--patience -2", "timeout_s cannot be negative, given -2"),
+        ("--patience -2", "timeout_s must be at least 0, given -2"),
     ],
 )
 def test_values_that_cannot_be_are_refused(flags: str, words: str) -> None:

@@ -347,7 +347,7 @@ def test_numbers_that_cannot_be_are_refused() -> None:
         RecordArgs(task="x", num_episodes=0)
     with pytest.raises(ValueError, match="quality must lie in 1 to 100, given 101"):
         RecordArgs(task="x", quality=101)
-    with pytest.raises(ValueError, match="seed cannot be negative, given -1"):
+    with pytest.raises(ValueError, match="seed must be at least 0, given -1"):
         RecordArgs(task="x", seed=-1)
     with pytest.raises(ValueError, match="noise must be a finite number from 0 on, given inf"):
         RecordArgs(task="x", noise=float("inf"))

@@ -155,13 +155,13 @@ def test_an_exported_reach_episode_replays_to_the_same_distance(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("eval", "run", "--num_rollouts", "0"), "--num_rollouts must be at least 1, given 0"),
-        (("eval", "run", "--video", "-1"), "--video must be at least 0, given -1"),
-        (("render", "run", "--num_rollouts", "0"), "--num_rollouts must be at least 1, given 0"),
-        (("export", "run", "--num_episodes", "0"), "--num_episodes must be at least 1, given 0"),
-        (("export", "run", "--seed", "-1"), "--seed must be at least 0, given -1"),
-        (("train", "--seed", "-1"), "--seed must be at least 0, given -1"),
-        (("train", "--image_size", "0", "64"), "--image_size must be at least 1 each, given 0 64"),
+        (("eval", "run", "--num_rollouts", "0"), "num_rollouts must be at least 1, given 0"),
+        (("eval", "run", "--video", "-1"), "video must be at least 0, given -1"),
+        (("render", "run", "--num_rollouts", "0"), "num_rollouts must be at least 1, given 0"),
+        (("export", "run", "--num_episodes", "0"), "num_episodes must be at least 1, given 0"),
+        (("export", "run", "--seed", "-1"), "seed must be at least 0, given -1"),
+        (("train", "--seed", "-1"), "seed must be at least 0, given -1"),
+        (("train", "--image_size", "0", "64"), "image_height must be at least 1, given 0"),
         (
             ("train", "--resume", "run", "--output", "new"),
             "--resume goes on in its own folder, run: give it without --output",

@@ -129,7 +129,7 @@ def test_no_master_and_no_rig_are_reported_for_people(own_ros: Ros, folder: Path
             "rig 'sim' of task 'sim_transfer_cube' has kind 'sim', which needs no ROS",
         ),
         (["--task", "aloha_transfer_cub"], "Did you mean 'aloha_transfer_cube'?"),
-        (["--task", "aloha_transfer_cube", "--seconds", "0"], "error: --seconds must be at least 1, given 0"),
+        (["--task", "aloha_transfer_cube", "--seconds", "0"], "error: seconds must be at least 1, given 0"),
         (["--task", "aloha_transfer_cube", "--reference", "nowhere"], "no folder 'nowhere' with reference images"),
     ],
 )

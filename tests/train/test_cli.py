@@ -122,8 +122,8 @@ def test_mistakes_are_answered(flags: list[str], expected: str) -> None:
     [
         (["--batch_size", "0"], "batch_size must be at least 1, given 0"),
         (["--num_episodes", "0"], "num_episodes must be at least 1, given 0"),
-        (["--seed", "-1"], "seed cannot be negative, given -1"),
-        (["--save_every_epochs", "-1"], "save_every_epochs cannot be negative, given -1"),
+        (["--seed", "-1"], "seed must be at least 0, given -1"),
+        (["--save_every_epochs", "-1"], "save_every_epochs must be at least 0, given -1"),
         (["--augment_crop", "1.5"], "augment_crop must be in (0, 1], given 1.5"),
         (["--augment_contrast", "3"], "augment_contrast must be in [0, 1], given 3"),
         (
