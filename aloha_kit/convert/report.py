@@ -13,7 +13,7 @@ from aloha_kit.core import plural
 from aloha_kit.core.exporter import ExportRecord
 from aloha_kit.core.features import IMAGES
 from aloha_kit.core.files import write_json
-from aloha_kit.core.lang import marked, shown, tr
+from aloha_kit.core.lang import marked, tr
 from aloha_kit.core.versions import package_version
 
 REPORT, EPISODES = "conversion.json", "conversion_episodes.jsonl"
@@ -82,8 +82,8 @@ def print_report(report: Mapping[str, Any], target: Path, *, as_json: bool = Fal
         tr(
             "{target}: {episodes}, {steps}, format {format}",
             target=target,
-            episodes=shown(plural(count, "episode")),
-            steps=shown(plural(report["steps"], "step")),
+            episodes=plural(count, "episode"),
+            steps=plural(report["steps"], "step"),
             format=report["plan"]["format"],
         )
     )

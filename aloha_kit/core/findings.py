@@ -40,9 +40,9 @@ class Finding:
         start = f"{mark(self.level)}  {pad(shown(self.subject), width)}  "
         indent = " " * (7 + width + 4)
         return [
-            start + tr("{check}: {found}", check=tr(self.check), found=shown(self.found)),
-            indent + tr("expected: {expected}", expected=shown(self.expected)),
-            indent + tr("to do: {remedy}", remedy=shown(self.remedy)),
+            start + tr("{check}: {found}", check=tr(self.check), found=self.found),
+            indent + tr("expected: {expected}", expected=self.expected),
+            indent + tr("to do: {remedy}", remedy=self.remedy),
         ]
 
 

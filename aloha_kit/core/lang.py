@@ -71,8 +71,11 @@ def locale_language(environ: Mapping[str, str], encoding: str) -> Language:
 
 
 def tr(template: str, **fields: object) -> str:
-    """A message in the operator's language, its `{fields}` filled in."""
+    """A message in the operator's language, its `{fields}` filled in; a `Message` or an error as `shown`."""
     text = _catalogue.gettext(template) if template else ""  # the empty key is the catalogue's header
+    for name, field in fields.items():
+        if isinstance(field, (Message, BaseException)):
+            fields[name] = shown(field)
     return text.format(**fields) if fields else text
 
 
@@ -105,8 +108,7 @@ class Message(str):
 
     def translated(self) -> str:
         """The text in the operator's language."""
-        fields = {name: shown(field) if isinstance(field, str) else field for name, field in self.fields.items()}
-        return tr(self.template, **fields)
+        return tr(self.template, **self.fields)
 
 
 class Count(Message):

@@ -11,7 +11,7 @@ from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import Policy
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, write_json
-from aloha_kit.core.lang import pad, shown, tr, tr_plural
+from aloha_kit.core.lang import pad, tr, tr_plural
 from aloha_kit.loop import LatencyReport, SafetyGuard
 from aloha_kit.loop.rollouts import RolloutResult, summarise
 from aloha_kit.storage import list_episodes
@@ -131,7 +131,7 @@ def _inference(report: Mapping[str, Any]) -> str:
         late=report["late"],
         held=held,
     )
-    whys = [tr("held: {why} ({count}x)", why=shown(why), count=count) for why, count in report["held"].items()]
+    whys = [tr("held: {why} ({count}x)", why=why, count=count) for why, count in report["held"].items()]
     return "\n  ".join([line, *whys])
 
 
@@ -153,7 +153,5 @@ def _guard(report: Mapping[str, Any]) -> str:
                 if more > 0
                 else f"{rule}: {named}"
             )
-    lines += [
-        tr("fault: {fault} ({count}x)", fault=shown(fault), count=count) for fault, count in report["faults"].items()
-    ]
+    lines += [tr("fault: {fault} ({count}x)", fault=fault, count=count) for fault, count in report["faults"].items()]
     return "\n  ".join(lines)

@@ -43,7 +43,7 @@ def run(args: DiagnoseArgs) -> None:
     if not one:
         print(f"\n{comparison.text()}")
         for what, rollouts in _unknown(diagnoses).items():
-            print(tr("not known in {n} of them: {what}", n=rollouts, what=shown(what)))
+            print(tr("not known in {n} of them: {what}", n=rollouts, what=what))
         print("\n" + tr("one of them in full: {command}", command=command("diagnose", source.place / "EPISODE")))
     values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
     write_json(output / "diagnose.json", values)

@@ -111,9 +111,7 @@ def words(steps: Runs, shown: int = 3) -> str:
     longest = sorted(sorted(steps, key=lambda run: run[0] - run[1])[:shown])
     named = joined(
         [
-            Message("{first}", first=begin)
-            if end - begin == 1
-            else Message("{first} to {last}", first=begin, last=end - 1)
+            str(begin) if end - begin == 1 else Message("{first} to {last}", first=begin, last=end - 1)
             for begin, end in longest
         ],
         ", ",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core import plural
-from aloha_kit.core.lang import Message, pad, shown, tr
+from aloha_kit.core.lang import pad, shown, tr
 from aloha_kit.diagnose.diagnosis import Diagnosis
 
 SURE = 2.8
@@ -56,7 +56,7 @@ class RolloutComparison:
         lines = [
             tr(
                 "{rollouts}, {succeeded} successful, {unjudged} not judged",
-                rollouts=shown(plural(self.failed, "failed rollout")),
+                rollouts=plural(self.failed, "failed rollout"),
                 succeeded=self.succeeded,
                 unjudged=self.unjudged,
             )
@@ -78,7 +78,7 @@ class RolloutComparison:
                 "  "
                 + tr(
                     "{measure}: {failed:.3g} against {succeeded:.3g}",
-                    measure=_measure(each.measure),
+                    measure=each.measure,
                     failed=each.failed,
                     succeeded=each.succeeded,
                 )
@@ -87,11 +87,6 @@ class RolloutComparison:
         if self.failed and not self.shared and not self.differences:
             lines.append(tr("no finding is shared, and no measure differs between failed and successful ones"))
         return "\n".join(lines)
-
-
-def _measure(name: str) -> str:
-    """A measure in the operator's language; some names contain an entry or a camera."""
-    return shown(name) if isinstance(name, Message) else tr(name)
 
 
 def compare(diagnoses: Sequence[Diagnosis]) -> RolloutComparison:

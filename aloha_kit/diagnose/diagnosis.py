@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core.features import IMAGES
-from aloha_kit.core.lang import joined, marked, Message, shown, tr
+from aloha_kit.core.lang import joined, Message, shown, tr
 from aloha_kit.core.lang import width as columns
 from aloha_kit.diagnose.action_checks import (
     check_ending,
@@ -81,7 +81,7 @@ class Diagnosis:
             lines.append(tr("nothing found: loop, chunks, inputs and actions were as they should be"))
             if self.success is False:
                 lines.append(tr("so look at the policy itself: more demonstrations like this one, longer training"))
-        return "\n".join([*lines, *(tr("not known: {what}", what=shown(what)) for what in self.unknown)])
+        return "\n".join([*lines, *(tr("not known: {what}", what=what) for what in self.unknown)])
 
 
 def diagnose(evidence: Evidence, limits: Limits = Limits()) -> Diagnosis:  # noqa: B008 - frozen
@@ -125,16 +125,16 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
     log, training = evidence.log, evidence.training
     if log:
         if not evidence.simulated_time:
-            found[marked("share of steps late")] = float(np.mean([step.missed for step in log]))
-            found[marked("age of the oldest sample (ms, median)")] = float(np.median([step.age_ms for step in log]))
-        found[marked("share of steps held still")] = float(np.mean([bool(step.held) for step in log]))
+            found[Message("share of steps late")] = float(np.mean([step.missed for step in log]))
+            found[Message("age of the oldest sample (ms, median)")] = float(np.median([step.age_ms for step in log]))
+        found[Message("share of steps held still")] = float(np.mean([bool(step.held) for step in log]))
         limited = [any(matters(entry, rule) for entry, rule in step.limited) for step in log]
-        found[marked("share of commands limited")] = float(np.mean(limited))
+        found[Message("share of commands limited")] = float(np.mean(limited))
     boundaries, change = boundary_changes(evidence)
     if len(boundaries):
-        found[marked("largest jump at a chunk boundary")] = float(change[boundaries].max())
+        found[Message("largest jump at a chunk boundary")] = float(change[boundaries].max())
     if training is not None and training["qpos"].size == evidence.qpos.shape[1]:
-        found[marked("furthest joint beyond training")] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
+        found[Message("furthest joint beyond training")] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
     for camera, statistics in evidence.camera_statistics.items():
         found[Message("brightness of {camera} at the start", camera=camera)] = float(statistics.described[0].mean())
         if training is not None and f"{IMAGES}{camera}" in training:

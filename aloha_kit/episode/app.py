@@ -170,7 +170,7 @@ def _info(args: Info) -> int:
         for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
             print(tr("note: {text}", text=assumed))
         for note, count in Counter(note for i in found for note in i["notes"]).items():
-            print(tr("note: {text} (in {n} of {episodes})", text=shown(note), n=count, episodes=shown(total[0])))
+            print(tr("note: {text} (in {n} of {episodes})", text=note, n=count, episodes=total[0]))
     return failed
 
 
@@ -262,7 +262,7 @@ def _kept(paths: list[Path], curation: Curation) -> list[Path]:
     kept = [path for path in paths if not curation.edit(path.stem).drop]
     if len(kept) < len(paths):
         left_out = plural(len(paths) - len(kept), "episode")
-        _LOG.info("%s", tr("{episodes} left out: dropped by the curation", episodes=shown(left_out)))
+        _LOG.info("%s", tr("{episodes} left out: dropped by the curation", episodes=left_out))
     return kept
 
 

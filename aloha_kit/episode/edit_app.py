@@ -107,7 +107,7 @@ def _trimmed(args: Trim, dataset: EditedDataset) -> Curation:
     print(
         tr(
             "{episodes} of {all} with still steps at the ends",
-            episodes=shown(plural(len(spans), "episode")),
+            episodes=plural(len(spans), "episode"),
             all=len(names),
         )
     )

@@ -57,8 +57,8 @@ class Measured:
         lines = [
             tr(
                 "{episodes}, {steps}, layout {layout}; cameras: {cameras}",
-                episodes=shown(plural(len(self.files), "episode")),
-                steps=shown(plural(self.total, "step")),
+                episodes=plural(len(self.files), "episode"),
+                steps=plural(self.total, "step"),
                 layout=self.layout,
                 cameras=cameras or tr("(none)"),
             ),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aloha_kit.core.lang import pad, shown, tr, tr_plural
+from aloha_kit.core.lang import pad, tr, tr_plural
 from aloha_kit.eval.compare import CheckpointComparison
 from aloha_kit.eval.worker import EvaluatedRollout
 from aloha_kit.loop import wilson_interval
@@ -132,9 +132,7 @@ class CheckpointResult:
         mean = tr("mean {mean:.3g}; {reached}", mean=summary["mean_max_reward"], reached=reached)
         lines.append(f"  {pad(tr('highest reward'), 26)} {mean}")
         if early := Counter(r.reason for r in self.rollouts if r.reason != "complete"):
-            lines += [
-                tr("  ended early: {reason} ({n}x)", reason=shown(reason), n=n) for reason, n in early.most_common(5)
-            ]
+            lines += [tr("  ended early: {reason} ({n}x)", reason=reason, n=n) for reason, n in early.most_common(5)]
         guard = self.guard()
         counted = tr(
             "{limited} of {commands} commands limited, {held} held",

@@ -118,7 +118,7 @@ class RecordingSession:
             return tr("interrupted on the way to rest, nothing more was sent to the arms; {torque}", torque=torque)
         except AlohaKitError as error:
             torque = env.torque_report()
-            return tr("the arms were not parked: {error}; {torque}", error=shown(error), torque=torque)
+            return tr("the arms were not parked: {error}; {torque}", error=error, torque=torque)
         return tr("the arms are at rest; {torque}", torque=env.torque_report())
 
     def start(self, env: RecordingRig) -> None:

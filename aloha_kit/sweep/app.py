@@ -10,7 +10,7 @@ from pathlib import Path
 from aloha_kit.core import UsageError
 from aloha_kit.core.commands import FolderInUseError
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message, shown, tr, tr_plural
+from aloha_kit.core.lang import Message, tr, tr_plural
 from aloha_kit.sweep.args import SweepArgs
 from aloha_kit.sweep.grid import GridRun, read_grid
 from aloha_kit.sweep.ray_tune import SAVING_S, train_on_ray
@@ -72,7 +72,7 @@ def _train_here(runs: SweepRuns, chosen: Sequence[GridRun]) -> int:
         try:
             result = runs.train(each)
         except FolderInUseError as error:
-            LOG.warning(tr("{title}: left out: {error}", title=title, error=shown(error)))
+            LOG.warning(tr("{title}: left out: {error}", title=title, error=error))
             continue
         if result.status != "done":
             failed += 1

@@ -198,6 +198,8 @@ def test_a_message_is_english_in_files_and_chinese_for_people() -> None:
         assert lang.shown(AlohaKitError(known)) == "另有 3 个参数：必填 --help-all"
         assert lang.shown(AlohaKitError("as it is")) == "as it is"
         assert lang.shown(Message("{flags}:", flags=plural(2, "episode"))) == "2 条轨迹："
+        assert lang.tr("{flags}:", flags=plural(2, "episode")) == "2 条轨迹："
+        assert lang.tr("{flags}:", flags=AlohaKitError(known)) == "另有 3 个参数：必填 --help-all："
         assert lang.shown(lang.joined(["as {it} is", Message("required")])) == "as {it} is；必填"
         assert lang.tr("") == ""
         with lang.language("en"):
