@@ -9,7 +9,7 @@ from pathlib import Path
 from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import marked, Message, tr
 from aloha_kit.core.parallel import Workers
 from aloha_kit.data.args import Command, Ls, Manifest, Pull, Push
 from aloha_kit.data.build_manifest import build, BuildOptions
@@ -24,6 +24,15 @@ from aloha_kit.formats import ReadOptions
 from aloha_kit.formats.manifest import Manifest as EpisodeManifest
 from aloha_kit.stores import open_store
 
+SENT = (
+    marked("{place}: {files} sent ({size:.1f} MB), {there} were there"),
+    marked("{files} not sent, such as {path}: {why}"),
+)
+FETCHED = (
+    marked("{place}: {files} fetched ({size:.1f} MB), {there} were there"),
+    marked("{files} not fetched, such as {path}: {why}"),
+)
+
 
 def run(args: Command) -> int:
     """Run one subcommand; returns 1 where a file could not be transferred.
@@ -35,12 +44,12 @@ def run(args: Command) -> int:
     if isinstance(args, Push):
         known = known_files(args.folder / MANIFEST)
         result = push(args.folder, open_store(args.url), TransferOptions(args.jobs, args.check), known)
-        return _report(result, "sent", args.url, command("data", "pull", args.url, args.folder))
+        return _report(result, SENT, args.url, command("data", "pull", args.url, args.folder))
     if isinstance(args, Pull):
         store = open_store(args.url)
         without = unwanted(store, args.where) if args.where else ()
         result = pull(store, args.folder, TransferOptions(args.jobs, args.check), without)
-        return _report(result, "fetched", args.folder, command("episode", "info", args.folder))
+        return _report(result, FETCHED, args.folder, command("episode", "info", args.folder))
     if isinstance(args, Ls):
         _list(args)
         return 0
@@ -53,20 +62,21 @@ def run(args: Command) -> int:
     dataset = PUBLISHED[args.name]
     place = fetch(dataset, args.folder or Path("data") / args.name, args.mirror)
     print(place)
-    print(f"licence: {dataset.licence}; described at {dataset.origin}")
-    print(f"next: {command('episode', 'info', place)}")
+    print(tr("licence: {licence}; described at {origin}", licence=dataset.licence, origin=dataset.origin))
+    print(tr("next: {command}", command=command("episode", "info", place)))
     return 0
 
 
-def _report(result: TransferResult, what: str, place: str | Path, following: str) -> int:
-    """Print the result of a transfer; the status."""
-    print(
-        f"{place}: {plural(result.transferred, 'file')} {what} ({result.bytes / 1e6:.1f} MB), {result.there} were there"
-    )
+def _report(result: TransferResult, texts: tuple[str, str], place: str | Path, following: str) -> int:
+    """Print the result of a transfer in the texts of what was transferred and of what was not; the status."""
+    transferred, failed = texts
+    files, size = plural(result.transferred, "file"), result.bytes / 1e6
+    print(tr(transferred, place=place, files=files, size=size, there=result.there))
     if result.failed:
-        print(f"{plural(len(result.failed), 'file')} not {what}, such as {result.failed[0][0]}: {result.failed[0][1]}")
+        path, why = result.failed[0]
+        print(tr(failed, files=plural(len(result.failed), "file"), path=path, why=why))
         return 1
-    print(f"next: {following}")
+    print(tr("next: {command}", command=following))
     return 0
 
 
@@ -76,10 +86,18 @@ def _build(args: Manifest) -> int:
     make_folder(args.output.parent)
     built = build(args.places, args.output, options, Workers(args.workers, args.ray))
     count = len(built.manifest)
-    print(f"{args.output}: {plural(count, 'episode')}, {built.read} read now, {count - built.read} unchanged")
+    print(
+        tr(
+            "{file}: {episodes}, {read} read now, {unchanged} unchanged",
+            file=args.output,
+            episodes=plural(count, "episode"),
+            read=built.read,
+            unchanged=count - built.read,
+        )
+    )
     if built.damaged:
-        print(f"{plural(built.damaged, 'episode')} that cannot be read, excluded")
-    print(f"next: {command('train', '--dataset_dir', args.output)}")
+        print(tr("{episodes} that cannot be read, excluded", episodes=plural(built.damaged, "episode")))
+    print(tr("next: {command}", command=command("train", "--dataset_dir", args.output)))
     return int(bool(built.damaged))
 
 
@@ -104,7 +122,8 @@ def _list_store(url: str, *, as_json: bool) -> None:
         return
     for record in records.values():
         print(f"{record.bytes:>14,}  {record.sha256}  {record.path}")
-    print(f"{url}: {plural(len(records), 'file')}, {sum(record.bytes for record in records.values()) / 1e6:.1f} MB")
+    size = sum(record.bytes for record in records.values()) / 1e6
+    print(tr("{url}: {files}, {size:.1f} MB", url=url, files=plural(len(records), "file"), size=size))
 
 
 def _list_published(*, as_json: bool) -> None:
@@ -113,11 +132,18 @@ def _list_published(*, as_json: bool) -> None:
         return
     for name, dataset in PUBLISHED.items():
         print(f"{name}: {dataset.about}")
-        print(f"    format {dataset.format}, {_size(dataset)}, licence {dataset.licence}, {dataset.origin}")
+        line = tr(
+            "format {format}, {size}, licence {licence}, {origin}",
+            format=dataset.format,
+            size=_size(dataset),
+            licence=dataset.licence,
+            origin=dataset.origin,
+        )
+        print(f"    {line}")
         for file in dataset.files:
             print(f"    {file.address}")
-            print(f"        SHA-256 {file.sha256 or 'not published: recorded at the first download'}")
+            print(f"        SHA-256 {file.sha256 or tr('not published: recorded at the first download')}")
 
 
 def _size(dataset: PublishedDataset) -> str:
-    return "size not published" if dataset.size is None else f"{dataset.size / 1e6:.1f} MB"
+    return tr("size not published") if dataset.size is None else f"{dataset.size / 1e6:.1f} MB"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import error_text, joined, Message, shown
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import AUTO, format_of, open_source, ReadOptions
 from aloha_kit.media.mp4 import Mp4Writer
@@ -40,7 +40,7 @@ def run(args: ReplayArgs) -> None:
     allow_external(args.allow_external)
     source = _source(args)
     if source.unused:
-        _LOG.info("%s", source.unused)
+        _LOG.info("%s", shown(source.unused))
     if args.video_path is not None:
         print(_one_video(source, args.video_path, args.height, args.cameras, args.rate_hz))
         return
@@ -67,8 +67,9 @@ def run(args: ReplayArgs) -> None:
     if args.view == "rerun" and (recordings := [f for f in written if f.suffix == ".rrd"]):
         _open_viewer(recordings)
     if failures:
-        done = f"\n({len(source) - len(failures)} of {len(source)} episodes were replayed)" if written else ""
-        raise EpisodeError("\n".join(str(failure) for failure in failures) + done) from failures[0]
+        done = [Message("({n} of {all} episodes were replayed)", n=len(source) - len(failures), all=len(source))]
+        texts = [*map(error_text, failures), *(done if written else [])]
+        raise EpisodeError(joined(texts, "\n")) from failures[0]
 
 
 def _source(args: ReplayArgs) -> EpisodeSource:

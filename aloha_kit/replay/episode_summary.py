@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core.lang import tr
 from aloha_kit.replay.recording import Recording
 
 
@@ -17,28 +18,46 @@ def summary(recording: Recording) -> str:
         for size in [recording.contract.cameras.get(name)]
         if size
     )
-    assumed = " (assumed)" if episode.assumption else ""
+    assumed = tr(" (assumed)") if episode.assumption else ""
     lines = [
         f"{episode.where}  [{episode.layout}]",
-        f"  {episode.length} actions, {episode.frames} observations, {recording.rate_hz:g} Hz{assumed},"
-        f" {episode.length / recording.rate_hz:.2f} s",
-        f"  cameras: {cameras or '(none)'}",
+        "  "
+        + tr(
+            "{actions} actions, {observations} observations, {rate_hz:g} Hz{assumed}, {seconds:.2f} s",
+            actions=episode.length,
+            observations=episode.frames,
+            rate_hz=recording.rate_hz,
+            assumed=assumed,
+            seconds=episode.length / recording.rate_hz,
+        ),
+        "  " + tr("cameras: {cameras}", cameras=cameras or tr("(none)")),
     ]
     if recording.sensors:
         sensors = ", ".join(f"{name} ({table.shape[1]})" for name, table in recording.sensors.items())
-        lines.append(f"  sensors: {sensors}")
-    lines += [f"  file: {note}" for note in (episode.assumption, *episode.notes) if note]
+        lines.append("  " + tr("sensors: {sensors}", sensors=sensors))
+    lines += ["  " + tr("file: {note}", note=note) for note in (episode.assumption, *episode.notes) if note]
     if attrs.get("task"):
-        lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())
+        task = f"{attrs['task']}   {attrs.get('instruction', '')}".rstrip()
+        lines.append("  " + tr("task: {task}", task=task))
     if recording.verdict or attrs.get("reason"):
         reward = (
             ""
             if episode.reward is None
-            else f", reward {episode.reward[-1]:g} at the end, {_best(recording):g} at best"
+            else tr(", reward {last:g} at the end, {best:g} at best", last=episode.reward[-1], best=_best(recording))
         )
-        lines.append(f"  result: {recording.verdict or 'not judged'} ({attrs.get('reason', '?')}{reward})")
-    labels = {"grade": f"{attrs['grade']} of 5" if attrs.get("grade") else "", "note": attrs.get("note", "")}
-    lines += [f"  {name}: {value}" for name, value in labels.items() if value]
+        lines.append(
+            "  "
+            + tr(
+                "result: {verdict} ({reason}{reward})",
+                verdict=tr(recording.verdict or "not judged"),
+                reason=attrs.get("reason", "?"),
+                reward=reward,
+            )
+        )
+    if attrs.get("grade"):
+        lines.append("  " + tr("grade: {grade} of 5", grade=attrs["grade"]))
+    if attrs.get("note"):
+        lines.append("  " + tr("note: {text}", text=attrs["note"]))
     return "\n".join([*lines, *_timing(recording)])
 
 
@@ -49,21 +68,37 @@ def _best(recording: Recording) -> float:
 def _timing(recording: Recording) -> list[str]:
     stamps = recording.stamps
     if "deadline" not in stamps:
-        return ["  timing: the file has no stamps (its recorder wrote none), so skew and lateness are unknown"]
+        return ["  " + tr("timing: the file has no stamps (its recorder wrote none), so skew and lateness are unknown")]
     if recording.exact_timing:
-        return [f"  timing: exact, a simulated clock: every interval {1000 / recording.rate_hz:g} ms, no skew"]
+        return [
+            "  "
+            + tr("timing: exact, a simulated clock: every interval {ms:g} ms, no skew", ms=1000 / recording.rate_hz)
+        ]
     deadline = stamps["deadline"]
     intervals = np.diff(deadline) / 1e6
     lines = []
     if len(intervals):
-        lines.append(f"  timing: interval p50 {np.median(intervals):.2f} ms, longest {intervals.max():.2f} ms")
+        lines.append(
+            "  "
+            + tr(
+                "timing: interval p50 {median:.2f} ms, longest {longest:.2f} ms",
+                median=np.median(intervals),
+                longest=intervals.max(),
+            )
+        )
     for name, values in stamps.items():
         if name not in {"deadline", "command"}:
             skew = (values - deadline) / 1e6
             repeats = int(np.count_nonzero(np.diff(values) == 0))
             lines.append(
-                f"    {name}: skew to the deadline p50 {np.median(skew):+.2f} ms, worst {_worst(skew):+.2f} ms"
-                + (f", {repeats} repeated" if repeats else "")
+                "    "
+                + tr(
+                    "{name}: skew to the deadline p50 {median:+.2f} ms, worst {worst:+.2f} ms",
+                    name=name,
+                    median=np.median(skew),
+                    worst=_worst(skew),
+                )
+                + (tr(", {n} repeated", n=repeats) if repeats else "")
             )
     return lines
 

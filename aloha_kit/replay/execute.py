@@ -19,7 +19,7 @@ from aloha_kit.config.match_checkpoint import match_action_space
 from aloha_kit.core import Action, ConfigError, Environment, UsageError
 from aloha_kit.core.features import ACTION, STATE
 from aloha_kit.core.files import write_json
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Message, pad, tr, width
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media.plots import joint_traces
 from aloha_kit.replay.recording import Recording
@@ -73,24 +73,31 @@ class ReplayResult:
 
     def text(self) -> str:
         """A table for people."""
-        lines = [f"  executed {self.outcome.steps} actions; tracking error against the recorded qpos:"]
-        lines.append(f"    {'joint':<22}{'rms':>10}{'worst':>10}")
+        lines = ["  " + tr("executed {n} actions; tracking error against the recorded qpos:", n=self.outcome.steps)]
+        lines.append(f"    {pad(tr('joint'), 22)}{'rms':>10}{' ' * (10 - width(tr('worst')))}{tr('worst')}")
         for i, name in enumerate(self.names):
             unit = "opening" if name.endswith("gripper") else self.units.get(name, self.units["joints"])
             lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
         if not self.same_scene and self.success is not None:
             lines.append(
-                "  the file does not record the scene's seed: objects lay elsewhere, results cannot be compared"
+                "  "
+                + tr("the file does not record the scene's seed: objects lay elsewhere, results cannot be compared")
             )
-        word = {None: "not judged", True: "success", False: "failure"}
-        verdict = {None: "", True: " (agree)", False: " (DISAGREE)"}[self.agrees if self.same_scene else None]
-        before = "" if self.recorded_reward is None else f", final reward {self.recorded_reward:g}"
-        lines.append(f"  recorded: {word[self.recorded_success]}{before}")
-        lines.append(f"  executed: {word[self.success]}, final reward {self.outcome.final_reward:g}{verdict}")
+        word = {None: tr("not judged"), True: tr("success"), False: tr("failure")}
+        verdict = {None: "", True: tr(" (agree)"), False: tr(" (DISAGREE)")}[self.agrees if self.same_scene else None]
+        before = "" if self.recorded_reward is None else tr(", final reward {reward:g}", reward=self.recorded_reward)
+        lines.append("  " + tr("recorded: {result}", result=word[self.recorded_success] + before))
+        after = tr(", final reward {reward:g}", reward=self.outcome.final_reward)
+        lines.append("  " + tr("executed: {result}", result=word[self.success] + after + verdict))
         if self.guard["limited"]:
             lines.append(
-                f"  the guard limited {self.guard['limited']} of {self.guard['commands']} commands:"
-                f" {json.dumps(self.guard['limited_by'])}"
+                "  "
+                + tr(
+                    "the guard limited {limited} of {commands} commands: {limited_by}",
+                    limited=self.guard["limited"],
+                    commands=self.guard["commands"],
+                    limited_by=json.dumps(self.guard["limited_by"]),
+                )
             )
         return "\n".join(lines)
 
