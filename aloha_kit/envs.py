@@ -89,28 +89,22 @@ def connect(
     for name in task.cameras:
         rig.camera(name)
     if leaders and not (rig.leaders or rig.teleop == "mouse"):
-        raise ConfigError(Message("rig '{rig}' has no leader arms for an operator", rig=rig.name))
+        raise ConfigError("rig '{rig}' has no leader arms for an operator", rig=rig.name)
     make = _environment(rig)
     spaces = getattr(make, "action_spaces", ())
     if task.action_space is not None and task.action_space not in spaces:
         raise ConfigError(
-            Message(
-                "rig '{rig}' has no action space '{action_space}'; {value}",
-                rig=rig.name,
-                action_space=task.action_space,
-                value="there are: " + ", ".join(spaces)
-                if spaces
-                else Message("its actions are as they are: leave it out"),
-            )
+            "rig '{rig}' has no action space '{action_space}'; {value}",
+            rig=rig.name,
+            action_space=task.action_space,
+            value="there are: " + ", ".join(spaces) if spaces else Message("its actions are as they are: leave it out"),
         )
     if task.depth_cameras and not getattr(make, "renders_depth", False):
         raise ConfigError(
-            Message(
-                "rig '{rig}' renders no depth, given depth_cameras {depth_cameras}; a robot records the depth of the "
-                "cameras for which its rig has a depth_topic",
-                rig=rig.name,
-                depth_cameras=" ".join(task.depth_cameras),
-            )
+            "rig '{rig}' renders no depth, given depth_cameras {depth_cameras}; a robot records the depth of "
+            "the cameras for which its rig has a depth_topic",
+            rig=rig.name,
+            depth_cameras=" ".join(task.depth_cameras),
         )
     named: dict[str, Any] = {"realtime": realtime}
     if leaders:
@@ -118,11 +112,9 @@ def connect(
     env = call("environments", rig.kind, make, {"task": task, "rig": rig}, **named)
     if not isinstance(env, Environment):
         raise ConfigError(
-            Message(
-                "'{kind}' of the environments must give an aloha_kit.core.Environment, gave {env}",
-                kind=rig.kind,
-                env=shown(env),
-            )
+            "'{kind}' of the environments must give an aloha_kit.core.Environment, gave {env}",
+            kind=rig.kind,
+            env=shown(env),
         )
     return env
 

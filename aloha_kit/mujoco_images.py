@@ -80,8 +80,9 @@ def egl_devices() -> int:
         return len(egl_ext.eglQueryDevicesEXT())
     except (ImportError, AttributeError, RuntimeError) as error:
         raise ConfigError(
-            f"EGL cannot be used: {error}. MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; a device can be chosen "
-            "for 'egl' only"
+            "EGL cannot be used: {error}. MUJOCO_GL is '{value}'; a device can be chosen for 'egl' only",
+            error=error,
+            value=os.environ.get("MUJOCO_GL", ""),
         ) from error
 
 
@@ -133,9 +134,11 @@ class ModelRenderer:
             renderer = _Renderer(self._model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
             raise ConfigError(
-                f"no OpenGL context for images ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
-                "without a display it has to be 'egl' before MuJoCo is first imported, and the system needs "
-                "an EGL library (Debian: apt install libegl1)"
+                "no OpenGL context for images ({error}). MUJOCO_GL is '{value}'; without a display it has to be "
+                "'egl' before MuJoCo is first imported, and the system needs an EGL library (Debian: apt install "
+                "libegl1)",
+                error=error,
+                value=os.environ.get("MUJOCO_GL", ""),
             ) from error
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(self._shadows)
         if not self._renderers:

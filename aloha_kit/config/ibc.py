@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
-from aloha_kit.config.value_checks import at_least, positive
 from aloha_kit.core.lang import Message
+from aloha_kit.core.value_checks import at_least, positive
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.config.value_checks import at_least
+from aloha_kit.core.value_checks import at_least
 
 
 @dataclass(frozen=True)

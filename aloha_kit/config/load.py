@@ -56,14 +56,9 @@ def find(kind: str, name: str | Path) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        raise ConfigError(Message("no file '{name}'. {known}", name=name, known=did_you_mean(path.stem, names(kind))))
+        raise ConfigError("no file '{name}'. {known}", name=name, known=did_you_mean(path.stem, names(kind)))
     raise ConfigError(
-        Message(
-            "no configuration '{name}' in {kind}. {known}",
-            name=name,
-            kind=kind,
-            known=did_you_mean(str(name), names(kind)),
-        )
+        "no configuration '{name}' in {kind}. {known}", name=name, kind=kind, known=did_you_mean(str(name), names(kind))
     )
 
 
@@ -91,7 +86,7 @@ def key_errors(config: Any, key: str) -> Iterator[None]:
     except ConfigError as error:
         if not config.file:
             raise
-        raise ConfigError(Message("{file}: {key}: {error}", file=config.file, key=key, error=error)) from error
+        raise ConfigError("{file}: {key}: {error}", file=config.file, key=key, error=error) from error
 
 
 def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -104,9 +99,7 @@ def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
     if raw is None:
         raw = empty
     if not isinstance(raw, dict):
-        raise ConfigError(
-            Message("{path} must hold keys and values, given: {name}", path=path, name=type(raw).__name__)
-        )
+        raise ConfigError("{path} must hold keys and values, given: {name}", path=path, name=type(raw).__name__)
     return raw
 
 
@@ -128,18 +121,16 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
         choices = typing.get_args(error.field_type) if typing.get_origin(error.field_type) is typing.Literal else ()
         hint = did_you_mean(str(error.value), map(str, choices)) if choices else f"({error})"
         raise ConfigError(
-            Message(
-                "{where}: {key} cannot be {value}. {hint}",
-                where=where,
-                key=error.field_path,
-                value=shown(error.value),
-                hint=hint,
-            )
+            "{where}: {key} cannot be {value}. {hint}",
+            where=where,
+            key=error.field_path,
+            value=shown(error.value),
+            hint=hint,
         ) from error
     except dacite.DaciteError as error:
-        raise ConfigError(Message("{where}: {error}", where=where, error=error)) from error
+        raise ConfigError("{where}: {error}", where=where, error=error) from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError("{where}: {error}", where=where, error=error) from error
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -167,7 +158,7 @@ def _under_present_names(cls: Any, values: Mapping[str, Any], where: str) -> dic
         given = [name for name in (*field.metadata.get("aliases", ()), field.name) if name in renamed]
         if len(given) > 1:
             raise ConfigError(
-                Message("{where}: {names} are the same key; give one of them", where=where, names=" and ".join(given))
+                "{where}: {names} are the same key; give one of them", where=where, names=" and ".join(given)
             )
         if not given:
             continue
@@ -197,12 +188,7 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         if key not in known:
             raise ConfigError(
-                Message(
-                    "{where}: unknown key {key}. {known}",
-                    where=where,
-                    key=shown(key),
-                    known=did_you_mean(str(key), known),
-                )
+                "{where}: unknown key {key}. {known}", where=where, key=shown(key), known=did_you_mean(str(key), known)
             )
         _check_list(hints[key], value, f"{where}: {key}")
         inner = _dataclass_in(hints[key])
@@ -230,7 +216,7 @@ def _check_list(hint: Any, value: Any, where: str) -> None:
             what = Message("{where} must be a list, e.g. [{value}]", where=where, value=str(value)[:80])
         else:
             what = Message("{where} must be a list", where=where)
-        raise ConfigError(Message("{what}; given {value}", what=what, value=shown(value)))
+        raise ConfigError("{what}; given {value}", what=what, value=shown(value))
 
 
 def _dataclass_in(hint: Any) -> Any:

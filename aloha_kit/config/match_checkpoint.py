@@ -79,7 +79,7 @@ def assumed_setup(
     """
     if cameras is not None and (not cameras or len(set(cameras)) < len(cameras)):
         raise UsageError(
-            Message("--cameras names each camera once, given: {given}", given=" ".join(cameras) or Message("(none)"))
+            "--cameras names each camera once, given: {given}", given=" ".join(cameras) or Message("(none)")
         )
     where, renamed = f"task '{task.name}'", rename or {}
     back = {theirs: mine for mine, theirs in renamed.items()}
@@ -131,11 +131,9 @@ def renames(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         mine, equals, theirs = word.partition("=")
         if not (mine and equals and theirs) or "=" in theirs:
-            raise UsageError(
-                Message("--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'", word=word)
-            )
+            raise UsageError("--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'", word=word)
         if mine in found or theirs in found.values():
-            raise UsageError(Message("--rename names a camera twice: {given}", given=" ".join(words)))
+            raise UsageError("--rename names a camera twice: {given}", given=" ".join(words))
         found[mine] = theirs
     return found
 

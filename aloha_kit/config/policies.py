@@ -17,10 +17,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import arg
 
 from aloha_kit.config.load import find, from_mapping, read
-from aloha_kit.config.value_checks import at_least, positive, within
 from aloha_kit.core import ConfigError
 from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import known, name_of, resolve
+from aloha_kit.core.value_checks import at_least, positive, within
 
 FAMILIES = {
     "act": "aloha_kit.config.policies:ActConfig",
@@ -329,14 +329,12 @@ def policy_from_mapping(values: dict[str, Any], *, where: str = "policy configur
     rest = dict(values)
     if "kind" not in rest:
         raise ConfigError(
-            Message(
-                "{where} has no kind. Known: {families}", where=where, families=", ".join(known("policies", FAMILIES))
-            )
+            "{where} has no kind. Known: {families}", where=where, families=", ".join(known("policies", FAMILIES))
         )
     try:
         family: type[PolicyConfig] = resolve("policies", str(rest.pop("kind")), FAMILIES, base=PolicyConfig)
     except ConfigError as error:
-        raise ConfigError(Message("{where}: kind: {error}", where=where, error=error)) from error
+        raise ConfigError("{where}: kind: {error}", where=where, error=error) from error
     return from_mapping(family, rest, where=where)
 
 

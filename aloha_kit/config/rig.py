@@ -194,12 +194,10 @@ class RigConfig:
         """Configuration of a camera; raises ConfigError, with the cameras that exist, for another name."""
         if name not in self.cameras:
             raise ConfigError(
-                Message(
-                    "rig '{rig}' has no camera '{name}'. {known}",
-                    rig=self.name,
-                    name=name,
-                    known=did_you_mean(name, self.cameras),
-                )
+                "rig '{rig}' has no camera '{name}'. {known}",
+                rig=self.name,
+                name=name,
+                known=did_you_mean(name, self.cameras),
             )
         return self.cameras[name]
 
@@ -208,13 +206,11 @@ class RigConfig:
         given = {"sensors": self.sensors, "base": self.base, "followers": self.followers, "leaders": self.leaders}
         if unused := [name for name, value in given.items() if value]:
             raise ConfigError(
-                Message(
-                    "rig '{name}' has kind '{kind}', a simulation in this process, which has no {unused}. Remove them "
-                    "from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)",
-                    name=self.name,
-                    kind=self.kind,
-                    unused=", ".join(unused),
-                )
+                "rig '{name}' has kind '{kind}', a simulation in this process, which has no {unused}. Remove "
+                "them from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)",
+                name=self.name,
+                kind=self.kind,
+                unused=", ".join(unused),
             )
 
     def __post_init__(self) -> None:

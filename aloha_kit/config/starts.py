@@ -35,9 +35,7 @@ def read_starts(path: Path) -> npt.NDArray[np.float64]:
         poses = np.asarray(_read(path), np.float64)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
-            Message(
-                "{path} cannot be read as start poses: {why}; expected {form}", path=path, why=reason(error), form=_FORM
-            )
+            "{path} cannot be read as start poses: {why}; expected {form}", path=path, why=reason(error), form=_FORM
         ) from error
     if poses.ndim == 1:
         poses = poses[None]
@@ -45,12 +43,12 @@ def read_starts(path: Path) -> npt.NDArray[np.float64]:
         poses = poses.reshape(len(poses), -1)
     if poses.ndim != 2 or not poses.size or poses.shape[1] % 7:
         raise ConfigError(
-            Message("{path} has numbers of shape {shape}; expected {form}", path=path, shape=poses.shape, form=_FORM)
+            "{path} has numbers of shape {shape}; expected {form}", path=path, shape=poses.shape, form=_FORM
         )
     for row, objects in enumerate(poses.reshape(len(poses), -1, 7)):
         for pose in objects:
             if why := _impossible(pose):
-                raise ConfigError(Message("{path}, row {row}: {why}", path=path, row=row, why=why))
+                raise ConfigError("{path}, row {row}: {why}", path=path, row=row, why=why)
     return poses
 
 
@@ -69,12 +67,10 @@ def starts_by_seed(path: Path | None, seed: int, rollouts: int | None) -> dict[i
     rows = read_starts(path)
     if rollouts is not None and rollouts > len(rows):
         raise UsageError(
-            Message(
-                "--num_rollouts {rollouts}, but {path} has {count} starts, one a rollout",
-                rollouts=rollouts,
-                path=path,
-                count=len(rows),
-            )
+            "--num_rollouts {rollouts}, but {path} has {count} starts, one a rollout",
+            rollouts=rollouts,
+            path=path,
+            count=len(rows),
         )
     return {seed + i: row for i, row in enumerate(rows[:rollouts])}
 

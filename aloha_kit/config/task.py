@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from aloha_kit.config.load import file_field
 from aloha_kit.config.rig import RigConfig
-from aloha_kit.config.value_checks import at_least, positive
 from aloha_kit.core.lang import Message
+from aloha_kit.core.value_checks import at_least, positive
 
 
 @dataclass(frozen=True)

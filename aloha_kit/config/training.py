@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from aloha_kit.config.value_checks import at_least, positive, within
 from aloha_kit.core.lang import Message
+from aloha_kit.core.value_checks import at_least, positive, within
 
 
 @dataclass(frozen=True)

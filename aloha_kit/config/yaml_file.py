@@ -34,55 +34,43 @@ def parse(path: Path) -> Any:
     try:
         return _Loader(text).get_single_data()
     except _Refused as error:
-        raise ConfigError(
-            Message("{path}, line {line}: {problem}", path=path, line=error.line, problem=error.problem)
-        ) from None
+        raise ConfigError("{path}, line {line}: {problem}", path=path, line=error.line, problem=error.problem) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line if mark else 0
         begin = text.splitlines()[line] if mark and line < len(text.splitlines()) else ""
         if "\t" in begin[: len(begin) - len(begin.lstrip())]:
             raise ConfigError(
-                Message(
-                    "{path}, line {line}: indented with a tab, and YAML takes spaces only", path=path, line=line + 1
-                )
+                "{path}, line {line}: indented with a tab, and YAML takes spaces only", path=path, line=line + 1
             ) from None
         what = " ".join(str(part) for part in (error.context, error.problem) if part)
-        raise ConfigError(
-            Message("{path} is not YAML: line {line}: {what}", path=path, line=line + 1, what=what)
-        ) from None
+        raise ConfigError("{path} is not YAML: line {line}: {what}", path=path, line=line + 1, what=what) from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError(
-            Message("{path} is not YAML: {names}", path=path, names=" ".join(str(error).split()))
-        ) from None
+        raise ConfigError("{path} is not YAML: {names}", path=path, names=" ".join(str(error).split())) from None
     except (LookupError, AttributeError, TypeError):  # what yaml makes of `!!bool maybe`, `!!int ''`, `!!timestamp x`
-        raise ConfigError(
-            Message("{path} is not YAML: a value does not fit its tag (!!int, !!bool, …)", path=path)
-        ) from None
+        raise ConfigError("{path} is not YAML: a value does not fit its tag (!!int, !!bool, …)", path=path) from None
 
 
 def _text(path: Path) -> str:
     try:
         if special := special_file(path):
-            raise ConfigError(Message("{path} is {special}", path=path, special=special))
+            raise ConfigError("{path} is {special}", path=path, special=special)
         size = path.stat().st_size
         if size > _BYTES:
             raise ConfigError(
-                Message(
-                    "{path} has {size:.1f} MB, a configuration at most {bytes:.0f} MB",
-                    path=path,
-                    size=size / 1e6,
-                    bytes=_BYTES / 1e6,
-                )
+                "{path} has {size:.1f} MB, a configuration at most {bytes:.0f} MB",
+                path=path,
+                size=size / 1e6,
+                bytes=_BYTES / 1e6,
             )
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(Message("{path} cannot be read: {reason}", path=path, reason=error.strerror)) from error
+        raise ConfigError("{path} cannot be read: {reason}", path=path, reason=error.strerror) from error
     for mark, name in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
-            raise ConfigError(Message("{path} is {name}; save it as UTF-8", path=path, name=name))
+            raise ConfigError("{path} is {name}; save it as UTF-8", path=path, name=name)
     if b"\0" in data[:200]:
-        raise ConfigError(Message("{path} is UTF-16 or no text; save it as UTF-8", path=path))
+        raise ConfigError("{path} is UTF-16 or no text; save it as UTF-8", path=path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,11 +78,9 @@ def _text(path: Path) -> str:
         try:
             data.decode("gbk")
         except UnicodeDecodeError:
-            raise ConfigError(
-                Message("{path}, line {line}: not UTF-8; save the file as UTF-8", path=path, line=line)
-            ) from None
+            raise ConfigError("{path}, line {line}: not UTF-8; save the file as UTF-8", path=path, line=line) from None
         raise ConfigError(
-            Message("{path}, line {line}: not UTF-8 but probably GBK; save the file as UTF-8", path=path, line=line)
+            "{path}, line {line}: not UTF-8 but probably GBK; save the file as UTF-8", path=path, line=line
         ) from None
 
 

@@ -78,9 +78,17 @@ class AsyncInferencePolicy:
         now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         if inference_interval is not None and inference_interval < 1:
-            raise ConfigError(f"inference_interval must be at least 1 step, given {inference_interval}")
+            raise ConfigError(
+                "inference_interval must be at least 1 step, given {inference_interval}",
+                inference_interval=inference_interval,
+            )
         if min(budget_s, first_s, hold_s) < 0:
-            raise ConfigError(f"times must not be negative, given budget {budget_s}, first {first_s}, hold {hold_s} s")
+            raise ConfigError(
+                "times must not be negative, given budget {budget_s}, first {first_s}, hold {hold_s} s",
+                budget_s=budget_s,
+                first_s=first_s,
+                hold_s=hold_s,
+            )
         self._source, self._rate = source, rate_hz
         self._ensemble_weight, self._interval, self._fade = ensemble_weight, inference_interval, fade
         self._budget_s, self._first_s, self._now = budget_s, first_s, now_ns
@@ -181,11 +189,15 @@ class AsyncInferencePolicy:
 
     def _missing(self, step: int) -> Exception:
         if step == 0:
-            return SafetyError(f"no first chunk within {self._first_s:g} s: {self._explain()}")
+            return SafetyError("no first chunk within {first_s:g} s: {why}", first_s=self._first_s, why=self._explain())
         self._holding += 1
         if self._holding > self._hold_steps:
             return SafetyError(
-                f"step {step}: held still for {self._hold_steps} steps ({self._hold_s:g} s): {self._explain()}"
+                "step {step}: held still for {hold_steps} steps ({hold_s:g} s): {why}",
+                step=step,
+                hold_steps=self._hold_steps,
+                hold_s=self._hold_s,
+                why=self._explain(),
             )
         self._held[self._why] += 1
         return HoldStill(self._why)
@@ -194,8 +206,12 @@ class AsyncInferencePolicy:
         if self._running is None:
             return self._why
         running = (self._now() - self._running.started_ns) / 1e9
-        why = "" if self._why == ON_TIME else f" (before: {self._why})"
-        return f"the policy has no chunk yet for the observation of step {self._running.step} for {running:.1f} s{why}"
+        waiting = Message(
+            "the policy has no chunk yet for the observation of step {step} for {seconds:.1f} s",
+            step=self._running.step,
+            seconds=running,
+        )
+        return waiting if self._why == ON_TIME else Message("{now} (before: {why})", now=waiting, why=self._why)
 
     def _raise_failure(self, step: int) -> None:
         if self._failure is None:
@@ -204,12 +220,10 @@ class AsyncInferencePolicy:
         if isinstance(error, StopEpisode):
             raise error
         raise SafetyError(
-            Message(
-                "step {step}: the policy failed on the observation of step {seen}: {error}",
-                step=step,
-                seen=inference.step,
-                error=described(error),
-            )
+            "step {step}: the policy failed on the observation of step {seen}: {error}",
+            step=step,
+            seen=inference.step,
+            error=described(error),
         ) from error
 
     def _work(self) -> None:

@@ -130,7 +130,11 @@ class ChunkSchedule:
             ContractError: its shape is not that of those before.
         """
         if self._chunks and rows.shape != self._chunks[-1].rows.shape:
-            raise ContractError(f"a chunk of shape {rows.shape} after chunks of {self._chunks[-1].rows.shape}")
+            raise ContractError(
+                "a chunk of shape {shape} after chunks of {expected}",
+                shape=rows.shape,
+                expected=self._chunks[-1].rows.shape,
+            )
         left = self._chunks[-1].end - step if self._chunks else 0
         chunk = Chunk(begun, rows, step, max(0, min(left, self._fade_in(len(rows)))))
         if step >= chunk.end:

@@ -62,7 +62,9 @@ class ChunkExecutor:
 
     def __init__(self, source: ChunkSource, n_action_steps: int | None = None) -> None:
         if n_action_steps is not None and n_action_steps < 1:
-            raise ConfigError(f"n_action_steps must be at least 1, given {n_action_steps}")
+            raise ConfigError(
+                "n_action_steps must be at least 1, given {n_action_steps}", n_action_steps=n_action_steps
+            )
         self._source, self._n_action_steps = source, n_action_steps
         self._start_episode()
 
@@ -78,7 +80,11 @@ class ChunkExecutor:
         if self._next >= len(self._chunk):
             chunk = checked(self._source.predict_chunk(observation))
             if self._n_action_steps is not None and self._n_action_steps > len(chunk):
-                raise ConfigError(f"n_action_steps is {self._n_action_steps}, and a chunk has {len(chunk)} actions")
+                raise ConfigError(
+                    "n_action_steps is {n_action_steps}, and a chunk has {count} actions",
+                    n_action_steps=self._n_action_steps,
+                    count=len(chunk),
+                )
             self._chunk, self._next = chunk[: self._n_action_steps], 0
         action: Action = self._chunk[self._next].copy()
         begun = self._step - self._next
@@ -107,7 +113,10 @@ class TemporalEnsemble:
 
     def __init__(self, source: ChunkSource, ensemble_weight: float = ENSEMBLE, inference_interval: int = 1) -> None:
         if inference_interval < 1:
-            raise ConfigError(f"inference_interval must be at least 1 step, given {inference_interval}")
+            raise ConfigError(
+                "inference_interval must be at least 1 step, given {inference_interval}",
+                inference_interval=inference_interval,
+            )
         self._source, self._ensemble_weight, self._interval = source, ensemble_weight, inference_interval
         self._start_episode()
 
@@ -139,11 +148,15 @@ class TemporalEnsemble:
         if self._ring is None:
             if self._interval > len(chunk):
                 raise ConfigError(
-                    f"inference_interval {self._interval} leaves steps without a prediction: {len(chunk)} a chunk"
+                    "inference_interval {interval} leaves steps without a prediction: {count} a chunk",
+                    interval=self._interval,
+                    count=len(chunk),
                 )
             self._ring = np.zeros((-(-len(chunk) // self._interval), *chunk.shape), np.float32)
         if chunk.shape != self._ring.shape[1:]:
-            raise ContractError(f"a chunk of shape {chunk.shape} after chunks of {self._ring.shape[1:]}")
+            raise ContractError(
+                "a chunk of shape {shape} after chunks of {expected}", shape=chunk.shape, expected=self._ring.shape[1:]
+            )
         self._ring[inference % len(self._ring)] = chunk
 
 
@@ -157,5 +170,5 @@ def checked(chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The chunk as float32; raises `ContractError` unless it is (K, A) with a row at least."""
     array = np.asarray(chunk, np.float32)
     if array.ndim != 2 or not len(array):
-        raise ContractError(f"a chunk must be (K, A) with K of at least 1, given shape {array.shape}")
+        raise ContractError("a chunk must be (K, A) with K of at least 1, given shape {shape}", shape=array.shape)
     return array

@@ -45,7 +45,7 @@ class SimulatedLatencyPolicy:
         fade: int = 0,
     ) -> None:
         if delay < 0:
-            raise ConfigError(f"delay must be at least 0 steps, given {delay}")
+            raise ConfigError("delay must be at least 0 steps, given {delay}", delay=delay)
         self._source, self._delay = source, delay
         self._ensemble_weight, self._interval, self._fade = ensemble_weight, inference_interval, fade
         self._start_episode()
@@ -86,7 +86,11 @@ class SimulatedLatencyPolicy:
     def _infer(self, observation: Observation) -> npt.NDArray[np.float32]:
         rows = np.array(checked(self._source.predict_chunk(observation)))  # copied: a source may fill it again
         if self._delay >= len(rows):
-            raise ConfigError(f"a delay of {self._delay} steps leaves nothing of a chunk of {len(rows)} actions")
+            raise ConfigError(
+                "a delay of {delay} steps leaves nothing of a chunk of {count} actions",
+                delay=self._delay,
+                count=len(rows),
+            )
         return rows
 
     def _take(self, step: int) -> None:

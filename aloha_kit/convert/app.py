@@ -16,7 +16,7 @@ from aloha_kit.convert.staging import Staging
 from aloha_kit.convert.workers import ConversionJob, Damaged, stopped, write_all
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.exporter import WriteOptions
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import shown
 from aloha_kit.core.parallel import Workers
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode.adopt import suggested_contract
@@ -54,11 +54,9 @@ def run(args: ConvertArgs) -> int:
     _require_units(source, Path(args.source))
     if args.target.resolve().is_relative_to(Path(args.source).resolve()):
         raise ConfigError(
-            Message(
-                "'{target}' lies in the source '{source}'; give a folder outside of it",
-                target=args.target,
-                source=args.source,
-            )
+            "'{target}' lies in the source '{source}'; give a folder outside of it",
+            target=args.target,
+            source=args.source,
         )
     plan = {
         "source": str(Path(args.source).resolve()) if Path(args.source).exists() else args.source,
@@ -93,18 +91,16 @@ def _require_units(source: EpisodeSource, place: Path) -> None:
     with closing(_first_sound(source)) as episode:
         if UNKNOWN not in episode.contract.units.values():
             if episode.assumption:
-                _LOG.warning("%s: %s", episode.where, episode.assumption)
+                _LOG.warning("%s: %s", episode.where, shown(episode.assumption))
             return
     measured = measure_source(source)
     print(f"{measured.text()}\n\n# {CONTRACT} as sizes and ranges suggest it; check every name and unit\n")
     print(suggested_contract(place, measured))
     raise ConfigError(
-        Message(
-            "{place} does not record names and units of its numbers: give --rig NAME, or save what is printed above, "
-            "checked, as {value} or another file for --contract FILE",
-            place=place,
-            value=place / CONTRACT if place.is_dir() else CONTRACT,
-        )
+        "{place} does not record names and units of its numbers: give --rig NAME, or save what is "
+        "printed above, checked, as {value} or another file for --contract FILE",
+        place=place,
+        value=place / CONTRACT if place.is_dir() else CONTRACT,
     )
 
 
@@ -146,17 +142,15 @@ def _write(job: ConversionJob, staging: Staging, workers: Workers) -> dict[int, 
 def _require_sound(damaged: dict[int, str], sound: int, args: ConvertArgs) -> None:
     if not sound:
         raise EpisodeError(
-            Message("no episode of {source} can be read: {next}", source=args.source, next=next(iter(damaged.values())))
+            "no episode of {source} can be read: {next}", source=args.source, next=next(iter(damaged.values()))
         )
     if damaged and not args.skip_damaged:
         number, why = next(iter(damaged.items()))
         raise EpisodeError(
-            Message(
-                "{episodes} of {sound} cannot be read, such as {number}: {why}. The others are written: repair or "
-                "remove it and run the command again, or leave it out with --skip_damaged",
-                episodes=plural(len(damaged), "episode"),
-                sound=sound + len(damaged),
-                number=number,
-                why=why,
-            )
+            "{episodes} of {sound} cannot be read, such as {number}: {why}. The others are written: repair "
+            "or remove it and run the command again, or leave it out with --skip_damaged",
+            episodes=plural(len(damaged), "episode"),
+            sound=sound + len(damaged),
+            number=number,
+            why=why,
         )

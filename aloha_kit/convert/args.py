@@ -9,11 +9,11 @@ from typing import Annotated, cast, ClassVar, Literal
 
 import tyro
 
-from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.errors import command
 from aloha_kit.core.lang import Message
+from aloha_kit.core.value_checks import at_least
 from aloha_kit.storage.contract_file import ContractFlags
 
 

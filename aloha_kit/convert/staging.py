@@ -14,7 +14,6 @@ from typing import Any, overload
 from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import ExportRecord
 from aloha_kit.core.files import make_folder, sync, sync_folder, write_json
-from aloha_kit.core.lang import Message
 
 _MANY = 500  # files: to sync each takes longer than to sync whole file systems once
 
@@ -44,7 +43,7 @@ class Staging:
         """
         if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
             raise ConfigError(
-                Message("'{target}' exists already; nothing in it is changed: give another folder", target=self.target)
+                "'{target}' exists already; nothing in it is changed: give another folder", target=self.target
             )
         try:
             self._begin()
@@ -67,7 +66,7 @@ class Staging:
                 fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(
-                    Message("another process writes '{target}'; wait until it has ended", target=self.target)
+                    "another process writes '{target}'; wait until it has ended", target=self.target
                 ) from None
         fcntl.flock(self._locks[-1], fcntl.LOCK_UN)  # it showed that no worker of a killed conversion is left
         if not any(self._records.glob("[0-9]*")):  # nothing to go on with
@@ -105,14 +104,12 @@ class Staging:
         if different := [key for key, value in self._plan.items() if there.get(key) != value]:
             key = different[0]
             raise ConfigError(
-                Message(
-                    "'{root}' holds an unfinished conversion with {key} {get}, now {plan}; remove it, or give another "
-                    "target",
-                    root=self.root,
-                    key=key,
-                    get=there.get(key),
-                    plan=self._plan[key],
-                )
+                "'{root}' holds an unfinished conversion with {key} {get}, now {plan}; remove it, or give "
+                "another target",
+                root=self.root,
+                key=key,
+                get=there.get(key),
+                plan=self._plan[key],
             )
 
     def keep(self, record: ExportRecord) -> None:
@@ -147,9 +144,7 @@ class Staging:
         try:
             os.rename(self.folder, self.target)
         except OSError as error:
-            raise ConfigError(
-                Message("'{target}' appeared meanwhile; it was not overwritten", target=self.target)
-            ) from error
+            raise ConfigError("'{target}' appeared meanwhile; it was not overwritten", target=self.target) from error
         sync_folder(self.target.parent)
         shutil.rmtree(self.root)
 

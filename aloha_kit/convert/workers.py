@@ -12,7 +12,7 @@ from pathlib import Path
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.exporter import EpisodeExporter, ExportRecord
-from aloha_kit.core.lang import error_text, Message
+from aloha_kit.core.lang import error_text
 from aloha_kit.core.parallel import map_unordered, WorkError, Workers
 from aloha_kit.core.source import EpisodeSource
 
@@ -26,7 +26,7 @@ class ConversionError(AlohaKitError):
 def stopped(error: OSError) -> ConversionError:
     """The error of a conversion that a full disk, or another failure of a file, ends."""
     return ConversionError(
-        Message("{error}. Finished episodes stay; the same command goes on with the others", error=reason(error))
+        "{error}. Finished episodes stay; the same command goes on with the others", error=reason(error)
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from aloha_kit.core.arm_models import ARM_JOINTS, ArmModel, START_ARM_POSE, VX300S
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, did_you_mean
-from aloha_kit.core.lang import Message
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.motion import BASE_ACCELERATION, GRIPPER_SPEED
 from aloha_kit.core.policy import Action
@@ -60,19 +59,15 @@ def aloha_limits(
         moved = next((b for b in base if b in name), None)
         if joint is None and moved is None:
             raise ConfigError(
-                Message(
-                    "no safety limits are known for action '{name}'. {known}",
-                    name=name,
-                    known=did_you_mean(name, {*joints, *base}),
-                )
+                "no safety limits are known for action '{name}'. {known}",
+                name=name,
+                known=did_you_mean(name, {*joints, *base}),
             )
         if joint is not None and name not in contract.state_names:
             raise ConfigError(
-                Message(
-                    "action '{name}' moves no entry of the state. {known}",
-                    name=name,
-                    known=did_you_mean(name, contract.state_names),
-                )
+                "action '{name}' moves no entry of the state. {known}",
+                name=name,
+                known=did_you_mean(name, contract.state_names),
             )
         bounds.append(joints[joint] if joint is not None else base[str(moved)])
     return SafetyLimits.of(contract, *np.array(bounds, np.float64).reshape(-1, 3).T, ramp=ramp)

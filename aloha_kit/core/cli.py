@@ -164,7 +164,7 @@ def _require_one_name(given: Sequence[str], known: Sequence[Flag]) -> None:
     for flag in known:
         names = [name for name in dict.fromkeys(words) if name in (flag.name, *flag.aliases)]
         if len(names) > 1 and not flag.repeatable:
-            raise UsageError(Message("{flags} are the same flag; give one of them", flags=" and ".join(names)))
+            raise UsageError("{flags} are the same flag; give one of them", flags=" and ".join(names))
 
 
 def _underscored(word: str) -> str:
@@ -198,15 +198,13 @@ def _parsed(
         for flag in known:
             if names & {name.removeprefix("--").lower() for name in (flag.name, *flag.accepted)}:
                 raise UsageError(
-                    Message(
-                        "{flag} takes {form}, given {values}",
-                        flag=flag.name,
-                        form=flag.metavar or Message("no value"),
-                        values=_values(given, flag),
-                    )
+                    "{flag} takes {form}, given {values}",
+                    flag=flag.name,
+                    form=flag.metavar or Message("no value"),
+                    values=_values(given, flag),
                 )
     if words := re.search(r"Unrecognized options: (.*?)(?:$| Perhaps| Available| For full| Argument)", problem):
-        raise UsageError(Message("unexpected: {words}", words=words[1]))
+        raise UsageError("unexpected: {words}", words=words[1])
     raise UsageError(re.sub(r"^.*?Error parsing \w+: ", "", problem).partition(" For full helptext")[0])
 
 

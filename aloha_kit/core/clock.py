@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from aloha_kit.core.lang import Message
+
 
 class Clock(Protocol):
     """A source of nanoseconds that can also wait."""
@@ -54,7 +56,7 @@ class Rate:
 
     def __init__(self, hz: float, clock: Clock) -> None:
         if not hz > 0:
-            raise ValueError(f"rate must be positive, given {hz} Hz")
+            raise ValueError(Message("rate must be positive, given {hz} Hz", hz=hz))
         self.period_ns = round(1e9 / hz)
         self._clock = clock
         self._deadline = clock.now_ns()

@@ -18,7 +18,6 @@ from typing import Any
 
 from aloha_kit.core.errors import AlohaKitError
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message
 
 LOCK = ".lock"
 
@@ -84,13 +83,11 @@ def locked(folder: Path, what: str) -> Iterator[LockedFolder]:
         except BlockingIOError:
             process = os.pread(lock, 32, 0).decode(errors="replace").strip()
             raise FolderInUseError(
-                Message(
-                    "another {what} uses '{folder}' (process {process}); wait for it or end it, or choose another "
-                    "place with --output",
-                    what=what,
-                    folder=folder,
-                    process=process or "?",
-                )
+                "another {what} uses '{folder}' (process {process}); wait for it or end it, or choose another "
+                "place with --output",
+                what=what,
+                folder=folder,
+                process=process or "?",
             ) from None
         os.pwrite(lock, f"{os.getpid():<10}\n".encode(), 0)
         yield LockedFolder(lock)

@@ -51,14 +51,12 @@ class Contract:
     def __post_init__(self) -> None:
         if [(f.name, f.role) for f in self.features[:2]] != [("qpos", STATE), ("action", ACTION)]:
             raise ContractError(
-                Message(
-                    "a contract's first features are the state 'qpos' and the action 'action', given: {names}",
-                    names=", ".join(f.name for f in self.features[:2]) or Message("(none)"),
-                )
+                "a contract's first features are the state 'qpos' and the action 'action', given: {names}",
+                names=", ".join(f.name for f in self.features[:2]) or Message("(none)"),
             )
         names = [feature.name for feature in self.features]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise ContractError(Message("a contract has two features of the name '{twice}'", twice=twice[0]))
+            raise ContractError("a contract has two features of the name '{twice}'", twice=twice[0])
 
     @classmethod
     def of(
@@ -185,9 +183,7 @@ class Contract:
                 given = {**written, **raw, "features": written["features"]}
                 if edited := [key for key in written if given[key] != written[key]]:
                     raise ContractError(
-                        Message(
-                            "'{edited}' of the contract does not agree with its features: edit both", edited=edited[0]
-                        )
+                        "'{edited}' of the contract does not agree with its features: edit both", edited=edited[0]
                     )
                 return contract
             return cls.of(
@@ -200,11 +196,11 @@ class Contract:
             )
         except KeyError as error:
             raise ContractError(
-                Message("not an embodiment contract, it lacks {error}: {text}", error=error, text=shown(text))
+                "not an embodiment contract, it lacks {error}: {text}", error=error, text=shown(text)
             ) from error
         except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ContractError(
-                Message("not an embodiment contract ({error}): {text}", error=reason(error), text=shown(text))
+                "not an embodiment contract ({error}): {text}", error=reason(error), text=shown(text)
             ) from error
 
     def differences(self, other: Contract) -> list[str]:
@@ -227,11 +223,9 @@ class Contract:
         there = {s.name: s for s in self.sensors if len(s.shape) == 1 and not s.privileged}
         if missing := [name for name in names if name not in there]:
             raise ContractError(
-                Message(
-                    "the policy reads '{missing}', which is not there; sensors: {there}",
-                    missing=missing[0],
-                    there=", ".join(there) or Message("(none)"),
-                )
+                "the policy reads '{missing}', which is not there; sensors: {there}",
+                missing=missing[0],
+                there=", ".join(there) or Message("(none)"),
             )
         return tuple(dataclasses.replace(there[name], optional=False) for name in names)
 
@@ -244,11 +238,9 @@ class Contract:
         there = self.depth_cameras
         if missing := sorted(set(cameras) - there.keys()):
             raise ContractError(
-                Message(
-                    "the policy reads the depth of camera '{missing}', which is not there; depth is of: {there}",
-                    missing=missing[0],
-                    there=", ".join(there) or Message("(no camera)"),
-                )
+                "the policy reads the depth of camera '{missing}', which is not there; depth is of: {there}",
+                missing=missing[0],
+                there=", ".join(there) or Message("(no camera)"),
             )
         wanted = [Feature.depth(camera, there[camera]) for camera in sorted(cameras)]
         return tuple(dataclasses.replace(feature, optional=False) for feature in wanted)
@@ -264,19 +256,15 @@ class Contract:
             if name not in self.cameras:
                 hint = Message("; did you mean {new}={name}?", new=new, name=name) if new in self.cameras else ""
                 raise ContractError(
-                    Message(
-                        "cannot rename camera '{name}' to '{new}': there are: {there}{hint}",
-                        name=name,
-                        new=new,
-                        there=there,
-                        hint=hint,
-                    )
+                    "cannot rename camera '{name}' to '{new}': there are: {there}{hint}",
+                    name=name,
+                    new=new,
+                    there=there,
+                    hint=hint,
                 )
         if len({names.get(name, name) for name in self.cameras}) != len(self.cameras):
             raise ContractError(
-                Message(
-                    "cannot rename {names}: two cameras of {there} would have one name", names=dict(names), there=there
-                )
+                "cannot rename {names}: two cameras of {there} would have one name", names=dict(names), there=there
             )
         changed = {f"{kind}{name}": f"{kind}{new}" for name, new in names.items() for kind in (IMAGES, DEPTHS)}
         features = tuple(dataclasses.replace(f, name=changed.get(f.name, f.name)) for f in self.features)
@@ -291,9 +279,7 @@ class Contract:
         found = self.differences(other)
         if found:
             lines = joined(found, "\n  ")
-            raise ContractError(
-                Message("{mine} does not fit {theirs}:\n  {lines}", mine=mine, theirs=theirs, lines=lines)
-            )
+            raise ContractError("{mine} does not fit {theirs}:\n  {lines}", mine=mine, theirs=theirs, lines=lines)
 
 
 def _unit(entry: str, units: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from dm_env import specs
 
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.features import DEPTHS, IMAGES, Observation
+from aloha_kit.core.lang import Message
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.policy import Action
 
@@ -101,10 +102,17 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
         """
         command, names = np.array(action, np.float64), self.contract.action_names
         if command.shape != (len(names),):
-            raise ValueError(f"an action has shape ({len(names)},): {', '.join(names)}; given {command.shape}")
+            raise ValueError(
+                Message(
+                    "an action has shape ({count},): {names}; given {shape}",
+                    count=len(names),
+                    names=", ".join(names),
+                    shape=command.shape,
+                )
+            )
         if not np.isfinite(command).all():
             bad = [name for name, value in zip(names, command, strict=True) if not np.isfinite(value)]
-            raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
+            raise ValueError(Message("an action has to be finite; it is not at: {bad}", bad=", ".join(bad)))
         return command
 
     def observation_spec(self) -> dict[str, Any]:

@@ -16,7 +16,15 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 16
 
 
 class AlohaKitError(Exception):
-    """Base of every error that a user can act on; applications print it without a traceback."""
+    """Base of every error that a user can act on; applications print it without a traceback.
+
+    Args:
+        text: as of a `Message`, which it becomes: English here, and in the operator's language where it is shown.
+        fields: of the text.
+    """
+
+    def __init__(self, text: str, /, **fields: object) -> None:
+        super().__init__(text if isinstance(text, Message) else Message(text, **fields))
 
 
 class ConfigError(AlohaKitError):

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, ContractError, EpisodeError
 from aloha_kit.core.features import DEPTHS, Feature, IMAGES
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Depth, Image, RecordedEpisode
 
 AnyArray = TypeVar("AnyArray", bound=npt.NDArray[Any])
@@ -58,7 +57,7 @@ class WriteOptions:
         """Raise `ConfigError` where an option was given that a format does not support."""
         if given := [name for name in names if getattr(self, name) is not None]:
             raise ConfigError(
-                Message("episodes of format {kind} are written without --{given}", kind=kind, given=", --".join(given))
+                "episodes of format {kind} are written without --{given}", kind=kind, given=", --".join(given)
             )
 
 
@@ -119,7 +118,14 @@ class ExportRecord:
             image = np.ascontiguousarray(episode.depth(camera, i))
             if image.shape != size or image.dtype != np.uint16:
                 given = f"{image.shape} {image.dtype}"
-                raise EpisodeError(f"{episode.where}: depth {i} of {camera} is {given}, expected {size} uint16")
+                raise EpisodeError(
+                    "{where}: depth {i} of {camera} is {given}, expected {size} uint16",
+                    where=episode.where,
+                    i=i,
+                    camera=camera,
+                    given=given,
+                    size=size,
+                )
             digest.update(image.data)
             yield image
         entry = {"shape": [rows, *size], "dtype": "uint16", "sha256": digest.hexdigest()}
@@ -206,13 +212,11 @@ def require_alike(first: ExportRecord, other: ExportRecord, what: str) -> None:
     ours, others = mine["features"], theirs["features"]
     if different := sorted(key for key in {*ours, *others} if ours.get(key) != others.get(key)):
         raise ContractError(
-            Message(
-                "{first} and {other} cannot be in one {what}: they differ in {different}",
-                first=first.name,
-                other=other.name,
-                what=what,
-                different=", ".join(different),
-            )
+            "{first} and {other} cannot be in one {what}: they differ in {different}",
+            first=first.name,
+            other=other.name,
+            what=what,
+            different=", ".join(different),
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.errors import ContractError, shown
+from aloha_kit.core.lang import Message
 
 STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "privileged"
 VELOCITY, EFFORT = "velocity", "effort"
@@ -128,7 +129,13 @@ class Feature:
             ContractError: the fields do not fit one another.
         """
         if raw.get("dtype", "float32") not in _DTYPES:
-            raise ValueError(f"{shown(raw['dtype'])} is no type of a feature; there are: {', '.join(_DTYPES)}")
+            raise ValueError(
+                Message(
+                    "{dtype} is no type of a feature; there are: {known}",
+                    dtype=shown(raw["dtype"]),
+                    known=", ".join(_DTYPES),
+                )
+            )
         rate, (name, role) = raw.get("rate_hz"), texts_of([raw["name"], raw["role"]])
         return cls(
             name,
@@ -143,29 +150,41 @@ class Feature:
 
     def __post_init__(self) -> None:
         if wrong := [size for size in self.shape if type(size) is not int or not 0 <= size < 1 << 16]:
-            raise ContractError(f"{shown(wrong[0])} is no size of '{self.name}'")
+            raise ContractError("{wrong} is no size of '{name}'", wrong=shown(wrong[0]), name=self.name)
         if self.role == IMAGE and not (self.name.startswith(IMAGES) and self.shape[2:] == (3,) and min(self.shape)):
             raise ContractError(
-                f"an image is named {IMAGES}<camera> and has the shape (height, width, 3), "
-                f"given '{self.name}' of {self.shape}"
+                "an image is named {images}<camera> and has the shape (height, width, 3), given '{name}' of {shape}",
+                images=IMAGES,
+                name=self.name,
+                shape=self.shape,
             )
         if self.entries and self.shape != (len(self.entries),):
-            raise ContractError(f"'{self.name}' names {len(self.entries)} entries and has shape {self.shape}")
+            raise ContractError(
+                "'{name}' names {count} entries and has shape {shape}",
+                name=self.name,
+                count=len(self.entries),
+                shape=self.shape,
+            )
         if self.entries and self.units and len(self.units) != len(self.entries):
-            raise ContractError(f"'{self.name}' has {len(self.entries)} entries and {len(self.units)} units")
+            raise ContractError(
+                "'{name}' has {count} entries and {units} units",
+                name=self.name,
+                count=len(self.entries),
+                units=len(self.units),
+            )
 
 
 def texts_of(values: Any) -> tuple[str, ...]:
     """Texts of a list from JSON; ValueError for anything else."""
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{shown(values)} are no names")
+        raise ValueError(Message("{values} are no names", values=shown(values)))
     return tuple(values)
 
 
 def rate_of(value: Any) -> float:
     """Rate in Hz from JSON, above 0; ValueError for anything else."""
     if isinstance(value, (str, bool)) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{shown(value)} is no rate in Hz")
+        raise ValueError(Message("{value} is no rate in Hz", value=shown(value)))
     return float(value)
 
 

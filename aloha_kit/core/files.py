@@ -26,13 +26,11 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(
-            Message("'{path}' cannot be a folder: a file of that name is in the way", path=path)
-        ) from error
+        raise ConfigError("'{path}' cannot be a folder: a file of that name is in the way", path=path) from error
     except OSError as error:
-        raise ConfigError(Message("cannot make the folder '{path}': {why}", path=path, why=error.strerror)) from error
+        raise ConfigError("cannot make the folder '{path}': {why}", path=path, why=error.strerror) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(Message("cannot write to the folder '{path}': permission denied", path=path))
+        raise ConfigError("cannot write to the folder '{path}': permission denied", path=path)
     return path
 
 
@@ -86,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
         ConfigError: `path` is a device, a FIFO or a socket, whose name the file would take.
     """
     if kind := special_file(path):
-        raise ConfigError(Message("cannot write '{path}': it is {kind}", path=path, kind=kind))
+        raise ConfigError("cannot write '{path}': it is {kind}", path=path, kind=kind)
     part = part_of(path)
     try:
         yield part

@@ -28,7 +28,11 @@ def describe(images: npt.NDArray[np.uint8]) -> Floats:
     image = np.asarray(images)
     batch = image.transpose(2, 0, 1)[None] if image.ndim == 3 else image
     if image.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
-        raise ContractError(f"an image must be (H, W, 3) or (B, 3, H, W) uint8, given {image.shape} {image.dtype.name}")
+        raise ContractError(
+            "an image must be (H, W, 3) or (B, 3, H, W) uint8, given {shape} {dtype}",
+            shape=image.shape,
+            dtype=image.dtype.name,
+        )
     rows, columns = _shares(batch.shape[2]), _shares(batch.shape[3])
     cells = rows @ (batch.astype(np.float32) @ columns.T)  # (B, 3, 8, 8)
     described: Floats = np.clip(cells.transpose(0, 2, 3, 1).reshape(len(batch), SIZE) / np.float32(255), 0, 1)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ContractError
 from aloha_kit.core.features import DEPTH, DEPTHS, Feature, IMAGE, IMAGES, Observation, value_of
+from aloha_kit.core.lang import Message
 
 
 def read(observation: Observation, contract: Contract, n_obs_steps: int = 1) -> dict[str, npt.NDArray[Any]]:
@@ -41,7 +42,9 @@ def window(observation: Observation, n_obs_steps: int) -> list[Observation]:
     history = list(observation.get("history", ()))
     if len(history) != n_obs_steps - 1:
         raise ContractError(
-            f"this policy reads {n_obs_steps} observations, given {len(history) + 1}: n_obs_steps is {n_obs_steps}"
+            "this policy reads {n_obs_steps} observations, given {given}: n_obs_steps is {n_obs_steps}",
+            n_obs_steps=n_obs_steps,
+            given=len(history) + 1,
         )
     return [*history, observation]
 
@@ -79,10 +82,17 @@ def _checked(observation: Observation, feature: Feature) -> npt.NDArray[Any]:
             camera = f"depth of camera '{name.removeprefix(DEPTHS)}'"
         if value is None:
             there: Any = observation.get(name.partition("/")[0]) or {}
-            raise ContractError(f"{camera} is missing; there are: {', '.join(there) or '(none)'}")
+            raise ContractError(
+                "{camera} is missing; there are: {there}", camera=camera, there=", ".join(there) or Message("(none)")
+            )
         if value.shape != feature.shape or value.dtype != np.dtype(feature.dtype):
             raise ContractError(
-                f"{camera} must be {feature.shape} {feature.dtype} as in training, given {value.shape} {value.dtype}"
+                "{camera} must be {expected_shape} {expected_dtype} as in training, given {given} {dtype}",
+                camera=camera,
+                expected_shape=feature.shape,
+                expected_dtype=feature.dtype,
+                given=value.shape,
+                dtype=value.dtype,
             )
         return np.ascontiguousarray(value)
     return vector(value, feature, observation)
@@ -95,9 +105,17 @@ def vector(value: Any, feature: Feature, there: Iterable[str]) -> npt.NDArray[np
         ContractError: it is None, which is missing among the keys that are `there`, or not of the feature's size.
     """
     if value is None:
-        raise ContractError(f"the observation has no '{feature.name}'; it has: {', '.join(map(str, there))}")
+        raise ContractError(
+            "the observation has no '{name}'; it has: {there}", name=feature.name, there=", ".join(map(str, there))
+        )
     array = np.array(value, np.float32)
     if array.shape != feature.shape:
         named = f" ({feature.entries[0]} … {feature.entries[-1]})" if feature.entries else ""
-        raise ContractError(f"{feature.name} must have {feature.shape[0]} entries{named}, given shape {array.shape}")
+        raise ContractError(
+            "{name} must have {entries} entries{named}, given shape {shape}",
+            name=feature.name,
+            entries=feature.shape[0],
+            named=named,
+            shape=array.shape,
+        )
     return array

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core.lang import Message
+
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size; the three are tables
 _COMMENT = 0xFE
@@ -38,7 +40,7 @@ def jpeg_header(data: bytes) -> JpegHeader:
         ValueError: not a JPEG, or one without a header.
     """
     if not is_jpeg(data):
-        raise ValueError(f"no JPEG: {len(data)} bytes beginning {data[:8].hex(' ')}")
+        raise ValueError(Message("no JPEG: {count} bytes beginning {begin}", count=len(data), begin=data[:8].hex(" ")))
     comments: list[bytes] = []
     size: tuple[int, int, int, int] | None = None
     at = 2
@@ -54,7 +56,7 @@ def jpeg_header(data: bytes) -> JpegHeader:
             size = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5], body[0])
         at += 4 + len(body)
     if size is None:
-        raise ValueError(f"a JPEG without a frame header: {len(data)} bytes")
+        raise ValueError(Message("a JPEG without a frame header: {count} bytes", count=len(data)))
     return JpegHeader(*size, tuple(comments))
 
 
@@ -65,7 +67,13 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         ValueError: not a JPEG, or one that was cut off.
     """
     if is_jpeg(data) and not data.rstrip(b"\0").endswith(_END):  # some cameras fill their buffer up with zeros
-        raise ValueError(f"a JPEG that was cut off: {len(data)} bytes ending {data[-4:].hex(' ')}, expected ff d9")
+        raise ValueError(
+            Message(
+                "a JPEG that was cut off: {count} bytes ending {end}, expected ff d9",
+                count=len(data),
+                end=data[-4:].hex(" "),
+            )
+        )
     header = jpeg_header(data)
     return header.height, header.width
 
@@ -80,11 +88,13 @@ def encode_jpeg(image: npt.NDArray[np.uint8], quality: int, *, exchanged: bool =
         ValueError: no such image.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"JPEG takes (height, width, 3) uint8, given {image.shape} {image.dtype}")
+        raise ValueError(
+            Message("JPEG takes (height, width, 3) uint8, given {shape} {dtype}", shape=image.shape, dtype=image.dtype)
+        )
     pixels = image if exchanged else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise ValueError(f"JPEG refused an image of shape {image.shape}")
+        raise ValueError(Message("JPEG refused an image of shape {shape}", shape=image.shape))
     return np.asarray(data, np.uint8).reshape(-1)
 
 
@@ -95,10 +105,12 @@ def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
         ValueError: no such image.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"PNG takes (height, width, 3) uint8, given {image.shape} {image.dtype}")
+        raise ValueError(
+            Message("PNG takes (height, width, 3) uint8, given {shape} {dtype}", shape=image.shape, dtype=image.dtype)
+        )
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
-        raise ValueError(f"PNG refused an image of shape {image.shape}")
+        raise ValueError(Message("PNG refused an image of shape {shape}", shape=image.shape))
     return bytes(data)
 
 
@@ -109,10 +121,12 @@ def encode_depth_png(depth: npt.NDArray[np.uint16]) -> bytes:
         ValueError: no such image.
     """
     if depth.ndim != 2 or depth.dtype != np.uint16 or not depth.size:
-        raise ValueError(f"depth is (height, width) uint16, given {depth.shape} {depth.dtype}")
+        raise ValueError(
+            Message("depth is (height, width) uint16, given {shape} {dtype}", shape=depth.shape, dtype=depth.dtype)
+        )
     done, data = cv2.imencode(".png", depth, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
-        raise ValueError(f"PNG refused depth of shape {depth.shape}")
+        raise ValueError(Message("PNG refused depth of shape {shape}", shape=depth.shape))
     return bytes(data)
 
 

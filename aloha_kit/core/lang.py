@@ -70,7 +70,7 @@ def locale_language(environ: Mapping[str, str], encoding: str) -> Language:
     return "zh"
 
 
-def tr(template: str, **fields: object) -> str:
+def tr(template: str, /, **fields: object) -> str:
     """A message in the operator's language, its `{fields}` filled in; a `Message` or an error as `shown`."""
     text = _catalogue.gettext(template) if template else ""  # the empty key is the catalogue's header
     for name, field in fields.items():
@@ -95,7 +95,7 @@ class Message(str):
     template: str
     fields: dict[str, object]
 
-    def __new__(cls, template: str, **fields: object) -> Message:
+    def __new__(cls, template: str, /, **fields: object) -> Message:
         fields = {
             name: error_text(field) if isinstance(field, BaseException) else field for name, field in fields.items()
         }

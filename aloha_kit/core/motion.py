@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.arm_models import ArmModel
+from aloha_kit.core.lang import Message
 
 Array = npt.NDArray[np.float64]
 
@@ -59,7 +60,7 @@ class CommandLimiter:
             ValueError: before `begin`.
         """
         if self.last is None:
-            raise ValueError("no command to start from: call begin with the pose that the arm is in")
+            raise ValueError(Message("no command to start from: call begin with the pose that the arm is in"))
         goal = np.asarray(target, np.float64)
         way, reach = goal - self.last, np.minimum(self.step, self._room_at(now_ns))
         return np.where(np.abs(way) > reach + _ROUNDING, self.last + np.sign(way) * reach, goal)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from aloha_kit.core.errors import AlohaKitError, ConfigError, reason
-from aloha_kit.core.lang import error_text, Message
+from aloha_kit.core.lang import error_text
 
 _PACKAGES: set[str] = set()  # top-level packages of the plug-ins that were loaded
 
@@ -25,7 +25,7 @@ def own_code_error(error: BaseException, name: str = "") -> ConfigError | None:
         name: what was called; by default the class and its method.
     """
     text = _described(error, name)
-    return ConfigError(Message("{text}; --log_level debug shows the traceback", text=text)) if text else None
+    return ConfigError("{text}; --log_level debug shows the traceback", text=text) if text else None
 
 
 def described(error: BaseException) -> str:

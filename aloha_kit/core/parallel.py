@@ -128,11 +128,9 @@ def _received(pipe: Connection, process: SpawnProcess, item: object) -> Any:
     except (EOFError, OSError):
         process.join(timeout=10)
         raise WorkError(
-            Message(
-                "a process died (exit code {code}) at {item}. Out of memory? Try fewer --workers",
-                code=process.exitcode,
-                item=_named(item),
-            )
+            "a process died (exit code {code}) at {item}. Out of memory? Try fewer --workers",
+            code=process.exitcode,
+            item=_named(item),
         ) from None
     if isinstance(message, WorkerFailure):
         raise WorkError(message.text) from message.cause()
@@ -185,9 +183,7 @@ def _result(ray: Any, reference: Any, item: object) -> Any:
     try:
         result = ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise WorkError(
-            Message("Ray gave no result of {item}: {error}", item=_named(item), error=reason(error))
-        ) from error
+        raise WorkError("Ray gave no result of {item}: {error}", item=_named(item), error=reason(error)) from error
     if isinstance(result, WorkerFailure):
         raise WorkError(result.text) from result.cause()
     return result

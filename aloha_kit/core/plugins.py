@@ -46,12 +46,10 @@ def resolve(
     target = name if ":" in name else built_in.get(name) or _installed(table).get(name)
     if target is None:
         raise ConfigError(
-            Message(
-                "no '{name}' among the {table}. {known} One of your own is given as my_package.module:Name",
-                name=name[:100],
-                table=table,
-                known=did_you_mean(name, known(table, built_in)),
-            )
+            "no '{name}' among the {table}. {known} One of your own is given as my_package.module:Name",
+            name=name[:100],
+            table=table,
+            known=did_you_mean(name, known(table, built_in)),
         )
     where = (
         Message("'{name}' of the {table}", name=name, table=table)
@@ -67,32 +65,26 @@ def resolve(
     found = _load(target, where, fits)
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
-            Message(
-                "'{name}' of the {table} must be a class derived from {base}, found {found}",
-                name=name,
-                table=table,
-                base=base.__name__,
-                found=shown(found),
-            )
+            "'{name}' of the {table} must be a class derived from {base}, found {found}",
+            name=name,
+            table=table,
+            base=base.__name__,
+            found=shown(found),
         )
     if instance is not None and not isinstance(found, instance):
         raise ConfigError(
-            Message(
-                "'{name}' of the {table} must be an object of {instance}, found {found}",
-                name=name,
-                table=table,
-                instance=instance.__name__,
-                found=shown(found),
-            )
+            "'{name}' of the {table} must be an object of {instance}, found {found}",
+            name=name,
+            table=table,
+            instance=instance.__name__,
+            found=shown(found),
         )
     if instance is None and not callable(found):
         raise ConfigError(
-            Message(
-                "'{name}' of the {table} must be a class or a function, found {found}",
-                name=name,
-                table=table,
-                found=shown(found),
-            )
+            "'{name}' of the {table} must be a class or a function, found {found}",
+            name=name,
+            table=table,
+            found=shown(found),
         )
     if name not in built_in:
         register(target.partition(":")[0])
@@ -133,14 +125,12 @@ def _require_signature(
         expected = ", ".join([*arguments, *(f"{key}=…" for key in named)])
         takes = without_addresses(str(signature))
         raise ConfigError(
-            Message(
-                "'{name}' of the {table} is called with ({expected}), but takes {takes}: {error}",
-                name=name,
-                table=table,
-                expected=expected,
-                takes=takes,
-                error=error,
-            )
+            "'{name}' of the {table} is called with ({expected}), but takes {takes}: {error}",
+            name=name,
+            table=table,
+            expected=expected,
+            takes=takes,
+            error=error,
         ) from error
 
 
@@ -165,7 +155,7 @@ def _load(target: str, where: str, fits: Callable[[Any], bool]) -> Any:
     module_name, _, attribute = target.partition(":")
     if not (all(part.isidentifier() for part in module_name.split(".")) and attribute.isidentifier()):
         raise ConfigError(
-            Message("{where} must read my_package.module:Name, given '{target}'", where=where, target=target[:100])
+            "{where} must read my_package.module:Name, given '{target}'", where=where, target=target[:100]
         )
     top = module_name.partition(".")[0]
     if importlib.util.find_spec(top) is None and "" not in sys.path and os.getcwd() not in sys.path:
@@ -176,45 +166,37 @@ def _load(target: str, where: str, fits: Callable[[Any], bool]) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise ConfigError(
-                Message(
-                    "{where}: Python finds no module '{error}', neither in {folder} nor on PYTHONPATH nor installed",
-                    where=where,
-                    error=error.name,
-                    folder=os.getcwd(),
-                )
+                "{where}: Python finds no module '{error}', neither in {folder} nor on PYTHONPATH nor installed",
+                where=where,
+                error=error.name,
+                folder=os.getcwd(),
             ) from error
         hint = _EXTRAS if top == "aloha_kit" else ""
         raise ConfigError(
-            Message(
-                "{where}: importing {module_name} failed: {error}{hint}",
-                where=where,
-                module_name=module_name,
-                error=reason(error),
-                hint=hint,
-            )
+            "{where}: importing {module_name} failed: {error}{hint}",
+            where=where,
+            module_name=module_name,
+            error=reason(error),
+            hint=hint,
         ) from error
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is about that file
         raise ConfigError(
-            Message(
-                "{where}: importing {module_name} failed: {name}: {error}",
-                where=where,
-                module_name=module_name,
-                name=type(error).__name__,
-                error=reason(error),
-            )
+            "{where}: importing {module_name} failed: {name}: {error}",
+            where=where,
+            module_name=module_name,
+            name=type(error).__name__,
+            error=reason(error),
         ) from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         own = [key for key, value in vars(module).items() if key[0] != "_" and fits(value) and _own(value, module_name)]
         raise ConfigError(
-            Message(
-                "{where}: module {module_name} has no '{attribute}'. {known}",
-                where=where,
-                module_name=module_name,
-                attribute=attribute,
-                known=did_you_mean(attribute, own),
-            )
+            "{where}: module {module_name} has no '{attribute}'. {known}",
+            where=where,
+            module_name=module_name,
+            attribute=attribute,
+            known=did_you_mean(attribute, own),
         ) from error
 
 

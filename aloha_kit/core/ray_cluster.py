@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from aloha_kit.core.errors import ConfigError
-from aloha_kit.core.lang import Message
 
 LOCAL = "local"
 """Address of a cluster of this machine alone, which is started here and ends with the connection."""
@@ -29,12 +28,12 @@ def ray_cluster(address: str = LOCAL) -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(Message("--ray needs Ray ({error}): pip install 'aloha_kit[ray]'", error=error)) from error
+        raise ConfigError("--ray needs Ray ({error}): pip install 'aloha_kit[ray]'", error=error) from error
     try:
         ray.init(address=address, include_dashboard=False if address == LOCAL else None, configure_logging=False)
     except Exception as error:  # a plain one where a node does not start in time
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(Message("no Ray cluster at '{address}': {why}", address=address, why=why)) from error
+        raise ConfigError("no Ray cluster at '{address}': {why}", address=address, why=why) from error
     try:
         yield ray
     finally:

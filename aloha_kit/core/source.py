@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, EpisodeError, shown
-from aloha_kit.core.lang import Message
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
@@ -288,7 +287,7 @@ class EpisodeData:
 
     def depth(self, camera: str, i: int) -> Depth:
         if self.read_depth is None or camera not in self.contract.depth_cameras:
-            raise EpisodeError(Message("{where} has no depth of '{camera}'", where=self.where, camera=camera))
+            raise EpisodeError("{where} has no depth of '{camera}'", where=self.where, camera=camera)
         return self.read_depth(camera, i)
 
     def rows(self, camera: str) -> int:
@@ -363,12 +362,10 @@ class EpisodeSource(abc.ABC):
         if not callable(getattr(found, "close", None)):
             name = f"{type(self).__name__}.open({number})"
             raise ConfigError(
-                Message(
-                    "{name} of {place} must give a RecordedEpisode, gave {found}",
-                    name=name,
-                    place=self.place,
-                    found=shown(found),
-                )
+                "{name} of {place} must give a RecordedEpisode, gave {found}",
+                name=name,
+                place=self.place,
+                found=shown(found),
             )
         return found
 

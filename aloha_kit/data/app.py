@@ -9,7 +9,7 @@ from pathlib import Path
 from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import marked, Message, tr
+from aloha_kit.core.lang import marked, tr
 from aloha_kit.core.parallel import Workers
 from aloha_kit.data.args import Command, Ls, Manifest, Pull, Push
 from aloha_kit.data.build_manifest import build, BuildOptions
@@ -57,7 +57,7 @@ def run(args: Command) -> int:
         return _build(args)
     if args.name not in PUBLISHED:
         raise ConfigError(
-            Message("no published data set '{args}'. {known}", args=args.name, known=did_you_mean(args.name, PUBLISHED))
+            "no published data set '{args}'. {known}", args=args.name, known=did_you_mean(args.name, PUBLISHED)
         )
     dataset = PUBLISHED[args.name]
     place = fetch(dataset, args.folder or Path("data") / args.name, args.mirror)

@@ -9,10 +9,10 @@ from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg, OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
-from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import marked
+from aloha_kit.core.lang import marked, Message
+from aloha_kit.core.value_checks import at_least
 from aloha_kit.storage.contract_file import ContractFlags
 
 Url = Positional[Annotated[str, arg(metavar="URL")]]
@@ -53,7 +53,9 @@ class Ls(CommandArgs):
 
     def __post_init__(self) -> None:
         if (self.where or self.output) and not self.place.endswith(".parquet"):
-            raise ValueError(f"--where and --output are for a manifest (.parquet), given '{self.place}'")
+            raise ValueError(
+                Message("--where and --output are for a manifest (.parquet), given '{place}'", place=self.place)
+            )
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ class Manifest(CommandArgs):
     def __post_init__(self) -> None:
         at_least(1, workers=self.workers)
         if self.output.suffix != ".parquet":
-            raise ValueError(f"--output must end with .parquet, given {self.output}")
+            raise ValueError(Message("--output must end with .parquet, given {output}", output=self.output))
         if not self.places:
-            raise ValueError("give the folders of data sets")
+            raise ValueError(Message("give the folders of data sets"))
 
     def saved(self) -> str:
         return marked("what was read is kept; the same command goes on")

@@ -96,7 +96,12 @@ def _opened(place: Path, options: BuildOptions) -> tuple[EpisodeSource, Curation
     file = curation_file(place)
     curation = read_curation(file)
     if curation.data:
-        raise ConfigError(f"{file} joins data sets: give these ({', '.join(curation.data)}) in place of '{place}'")
+        raise ConfigError(
+            "{file} joins data sets: give these ({data}) in place of '{place}'",
+            file=file,
+            data=", ".join(curation.data),
+            place=place,
+        )
     source = open_source(place, options=dataclasses.replace(options.reading, curation=Curation()))
     if source.unused:
         _LOG.info("%s", source.unused)

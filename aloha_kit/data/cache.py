@@ -84,12 +84,10 @@ def cached_frames(
             _fill(table, list(parts.values()), workers, progress)
     except OSError as error:
         raise ConfigError(
-            Message(
-                "the frame cache in {folder} cannot be written: {reason}. Give another place with --cache_dir, or use "
-                "--cache none",
-                folder=folder,
-                reason=error.strerror or error,
-            )
+            "the frame cache in {folder} cannot be written: {reason}. Give another place with --cache_dir, "
+            "or use --cache none",
+            folder=folder,
+            reason=error.strerror or error,
         ) from error
     rows = {camera: part.rows(table) for camera, part in parts.items()}
     return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows, kind)
@@ -221,11 +219,9 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free * 0.95:
         raise ConfigError(
-            Message(
-                "the frame cache needs {needed:.1f} GB more in {folder}, where {free:.1f} GB are free. Use a smaller "
-                "--image_size, fewer cameras, another disk with --cache_dir, or --cache none",
-                needed=needed / 1e9,
-                folder=folder,
-                free=free / 1e9,
-            )
+            "the frame cache needs {needed:.1f} GB more in {folder}, where {free:.1f} GB are free. Use a "
+            "smaller --image_size, fewer cameras, another disk with --cache_dir, or --cache none",
+            needed=needed / 1e9,
+            folder=folder,
+            free=free / 1e9,
         )

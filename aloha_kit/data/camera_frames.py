@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.batch import nearest
 from aloha_kit.data.index import EpisodeTable
@@ -48,7 +49,11 @@ def resized(image: Image, size: tuple[int, int]) -> Tensor:
         ValueError: another shape or type; OpenCV would leave planes unwritten, and torch would repeat one.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"an image must be (height, width, 3) uint8, given {image.shape} {image.dtype}")
+        raise ValueError(
+            Message(
+                "an image must be (height, width, 3) uint8, given {shape} {dtype}", shape=image.shape, dtype=image.dtype
+            )
+        )
     if image.shape[:2] == tuple(size):
         planes = np.empty((3, *size), np.uint8)
         cv2.split(image, list(planes))  # ten times as fast as copying the transposed view

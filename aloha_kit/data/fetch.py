@@ -19,7 +19,6 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError, ConfigError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder, part_of, put, sha256_of, write_json
-from aloha_kit.core.lang import Message
 from aloha_kit.data.published import PublishedDataset, PublishedFile
 from aloha_kit.stores.resume import resume
 
@@ -59,7 +58,7 @@ def fetch(dataset: PublishedDataset, folder: Path, mirror: str = "", *, wait_s: 
                 _download(mirrored(file.address, mirror), path, file.size, wait_s)
             except OSError as error:
                 raise ConfigError(
-                    Message("'{path}' cannot be written: {reason}", path=path, reason=error.strerror or error)
+                    "'{path}' cannot be written: {reason}", path=path, reason=error.strerror or error
                 ) from error
         found = _verify(path, file, expected)
         if expected is None:
@@ -69,9 +68,7 @@ def fetch(dataset: PublishedDataset, folder: Path, mirror: str = "", *, wait_s: 
         if file.unpack:
             _unpack(path, folder)
     if not place.exists():
-        raise FetchError(
-            Message("{folder} was downloaded and does not hold '{place}'", folder=folder, place=dataset.place)
-        )
+        raise FetchError("{folder} was downloaded and does not hold '{place}'", folder=folder, place=dataset.place)
     return place
 
 
@@ -85,7 +82,7 @@ def mirrored(address: str, mirror: str) -> str:
         return address
     parts = urlsplit(mirror)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigError(Message("a mirror is an address such as https://my.mirror, given '{mirror}'", mirror=mirror))
+        raise ConfigError("a mirror is an address such as https://my.mirror, given '{mirror}'", mirror=mirror)
     return mirror.rstrip("/") + urlsplit(address).path
 
 
@@ -101,23 +98,18 @@ def _verify(path: Path, file: PublishedFile, sha256: str | None) -> str:
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise FetchError(
-            Message(
-                "{path} has {size} bytes, published are {published}; remove it and run the command again",
-                path=path,
-                size=size,
-                published=file.size,
-            )
+            "{path} has {size} bytes, published are {published}; remove it and run the command again",
+            path=path,
+            size=size,
+            published=file.size,
         )
     found = sha256_of(path)
     if sha256 is not None and found != sha256:
         raise FetchError(
-            Message(
-                "{path} has SHA-256 {found}, expected {sha256}: damaged or changed; remove it and run the command "
-                "again",
-                path=path,
-                found=found,
-                sha256=sha256,
-            )
+            "{path} has SHA-256 {found}, expected {sha256}: damaged or changed; remove it and run the command again",
+            path=path,
+            found=found,
+            sha256=sha256,
         )
     return found
 
@@ -207,18 +199,14 @@ def _unpack(archive: Path, folder: Path) -> None:
             outside = [name for name in content.namelist() if name.startswith("/") or ".." in Path(name).parts]
             if outside:
                 raise FetchError(
-                    Message(
-                        "{archive} would write outside of its folder: {outside}", archive=archive, outside=outside[0]
-                    )
+                    "{archive} would write outside of its folder: {outside}", archive=archive, outside=outside[0]
                 )
             content.extractall(staged)
     except (zipfile.BadZipFile, EOFError) as error:
         raise FetchError(
-            Message(
-                "{archive} is no ZIP archive or damaged: {error}; remove it and try again",
-                archive=archive,
-                error=reason(error),
-            )
+            "{archive} is no ZIP archive or damaged: {error}; remove it and try again",
+            archive=archive,
+            error=reason(error),
         ) from error
     for entry in sorted(staged.iterdir()):
         if not (folder / entry.name).exists():

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
 from aloha_kit.core.features import ACTION, Feature
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.storage.hdf5 import damage_reported
@@ -168,10 +167,10 @@ def read_table(
                     continue
                 parts.append(_read(number, episode, cameras, sensors, depth_cameras, action_offset))
         except EpisodeError as error:
-            raise EpisodeError(f"{error}; {source.advice}") from error
+            raise EpisodeError("{error}; {advice}", error=error, advice=source.advice) from error
     if not parts:
         skipped = f"; {failed} are marked as failures (use --include_failed)" if failed else ""
-        raise EpisodeError(Message("no episode to train on in {place}{skipped}", place=source.place, skipped=skipped))
+        raise EpisodeError("no episode to train on in {place}{skipped}", place=source.place, skipped=skipped)
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
     contract = parts[0].contract
@@ -242,7 +241,7 @@ def _read(
     action_offset: int | None,
 ) -> _EpisodeVectors:
     if episode.length < 1:
-        raise EpisodeError(Message("{where} holds no action", where=episode.where))
+        raise EpisodeError("{where} holds no action", where=episode.where)
     chosen = _chosen_cameras(episode, cameras)
     vectors = _vectors(episode, sensors)
     for camera in chosen:
@@ -274,12 +273,10 @@ def _chosen_cameras(episode: RecordedEpisode, cameras: Sequence[str] | None) -> 
     for camera in cameras or ():
         if camera not in present:
             raise ConfigError(
-                Message(
-                    "{where} has no camera '{camera}'. {known}",
-                    where=episode.where,
-                    camera=camera,
-                    known=did_you_mean(camera, present),
-                )
+                "{where} has no camera '{camera}'. {known}",
+                where=episode.where,
+                camera=camera,
+                known=did_you_mean(camera, present),
             )
     return present if cameras is None else list(cameras)
 
@@ -290,12 +287,10 @@ def _vectors(episode: RecordedEpisode, sensors: Sequence[str]) -> dict[str, Floa
     for name in sensors:
         if name not in measured:
             raise ConfigError(
-                Message(
-                    "{where} has no '{name}'. {known}",
-                    where=episode.where,
-                    name=name,
-                    known=did_you_mean(name, [s.name for s in contract.sensors]),
-                )
+                "{where} has no '{name}'. {known}",
+                where=episode.where,
+                name=name,
+                known=did_you_mean(name, [s.name for s in contract.sensors]),
             )
     streams = {"action": episode.action, "qpos": episode.qpos, "base_action": episode.base_action}
     further = (*(feature.name for feature in contract.privileged), *sensors)
@@ -319,12 +314,10 @@ def _narrow(
         if camera not in contract.cameras:
             episode.image_size(camera)  # raises why a contract that was derived lacks it
             raise ConfigError(
-                Message(
-                    "{where}: its contract lacks camera '{camera}'. {known}",
-                    where=episode.where,
-                    camera=camera,
-                    known=did_you_mean(camera, contract.cameras),
-                )
+                "{where}: its contract lacks camera '{camera}'. {known}",
+                where=episode.where,
+                camera=camera,
+                known=did_you_mean(camera, contract.cameras),
             )
     if len(contract.action_names) + len(BASE_NAMES) == actions:
         state, command, *others = contract.features
@@ -340,12 +333,10 @@ def _depth_of(episode: RecordedEpisode, camera: str) -> Feature:
     """A camera's depth in the contract of an episode; files of other tools have it without a contract of their own."""
     if camera not in episode.depth_cameras:
         raise ConfigError(
-            Message(
-                "{where} has no depth of camera '{camera}'. {known}",
-                where=episode.where,
-                camera=camera,
-                known=did_you_mean(camera, episode.depth_cameras),
-            )
+            "{where} has no depth of camera '{camera}'. {known}",
+            where=episode.where,
+            camera=camera,
+            known=did_you_mean(camera, episode.depth_cameras),
         )
     height, width = episode.depth(camera, 0).shape
     return Feature.depth(camera, (height, width))
@@ -364,14 +355,12 @@ def _steps_of(where: str, name: str, rows: Floats, steps: int) -> Floats:
     if len(broken):
         row, column = broken[0]
         raise EpisodeError(
-            Message(
-                "{where}: {name} is {values} at row {row}, column {column}",
-                where=where,
-                name=name,
-                values=values[row, column],
-                row=row,
-                column=column,
-            )
+            "{where}: {name} is {values} at row {row}, column {column}",
+            where=where,
+            name=name,
+            values=values[row, column],
+            row=row,
+            column=column,
         )
     return values
 
@@ -379,9 +368,7 @@ def _steps_of(where: str, name: str, rows: Floats, steps: int) -> Floats:
 def _require_rows(where: str, name: str, rows: int, steps: int) -> None:
     if rows < steps:
         raise EpisodeError(
-            Message(
-                "{where}: {rows} rows of {name} for {steps} actions", where=where, rows=rows, name=name, steps=steps
-            )
+            "{where}: {rows} rows of {name} for {steps} actions", where=where, rows=rows, name=name, steps=steps
         )
 
 
@@ -399,11 +386,9 @@ def _require_alike(parts: Sequence[_EpisodeVectors]) -> None:
         listed = "\n  ".join(lines[:20])
         remedy = "`episode rename-camera` and `resize` make cameras alike, --cameras chooses those that all have"
         raise ContractError(
-            Message(
-                "episodes that differ from {where}:\n  {listed}{more}\n{remedy}",
-                where=first.where,
-                listed=listed,
-                more=more,
-                remedy=remedy,
-            )
+            "episodes that differ from {where}:\n  {listed}{more}\n{remedy}",
+            where=first.where,
+            listed=listed,
+            more=more,
+            remedy=remedy,
         )

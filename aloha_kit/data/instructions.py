@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError, ContractError, did_you_mean, EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.lang import Message
 
 Vector = npt.NDArray[np.float32]
 
@@ -63,8 +64,11 @@ class Instructions:
         missing = [place for place, text in zip(where, texts, strict=True) if not text]
         if missing:
             raise EpisodeError(
-                f"{len(missing)} of {len(where)} episodes have no instruction, which the policy reads; the first "
-                f'is {missing[0]}. Set it with `episode label --instruction "…"`, or leave text_encoder out'
+                "{count} of {episodes} episodes have no instruction, which the policy reads; the first is "
+                '{missing}. Set it with `episode label --instruction "…"`, or leave text_encoder out',
+                count=len(missing),
+                episodes=len(where),
+                missing=missing[0],
             )
         return cls.of(texts, encoder)
 
@@ -85,7 +89,10 @@ class Instructions:
         if self.encoder == TABLE:
             known = did_you_mean(text, self.vectors)
             raise ContractError(
-                f"the policy (text_encoder {TABLE}) was not trained on the instruction '{text}'. {known}"
+                "the policy (text_encoder {table}) was not trained on the instruction '{text}'. {known}",
+                table=TABLE,
+                text=text,
+                known=known,
             )
         return _scaled(_encoded(self.encoder, text))
 
@@ -102,7 +109,7 @@ class Instructions:
         """
         vectors = {text: np.array(row, np.float32) for text, row in raw["vectors"].items()}
         if any(row.ndim != 1 or not np.isfinite(row).all() for row in vectors.values()):
-            raise ValueError("the vector of an instruction is not a list of finite numbers")
+            raise ValueError(Message("the vector of an instruction is not a list of finite numbers"))
         return cls(str(raw["encoder"]), vectors)
 
 
@@ -126,13 +133,19 @@ def _model(name: str) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ConfigError(
-            f"text_encoder {name} needs sentence-transformers ({error}): pip install 'aloha_kit[language]'; "
-            f"text_encoder {TABLE} needs nothing"
+            "text_encoder {name} needs sentence-transformers ({error}): pip install 'aloha_kit[language]'; "
+            "text_encoder {table} needs nothing",
+            name=name,
+            error=error,
+            table=TABLE,
         ) from error
     try:
         return SentenceTransformer(name, device="cpu", local_files_only=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"text_encoder {name} is no model on this machine ({reason(error)}). Give the folder of a "
-            f"sentence-transformers model, or its name once it was downloaded; text_encoder {TABLE} needs none"
+            "text_encoder {name} is no model on this machine ({error}). Give the folder of a "
+            "sentence-transformers model, or its name once it was downloaded; text_encoder {table} needs none",
+            name=name,
+            error=reason(error),
+            table=TABLE,
         ) from error

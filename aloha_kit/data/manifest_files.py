@@ -28,7 +28,9 @@ def unwanted(store: Store, where: str) -> set[str]:
     """
     content = latest_manifest(store)
     if content is None:
-        raise ConfigError(f"--where needs a manifest, and {store.url} has none: push manifest.parquet with the data")
+        raise ConfigError(
+            "--where needs a manifest, and {url} has none: push manifest.parquet with the data", url=store.url
+        )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "manifest.parquet"
         file.write_bytes(content)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder, part_of, put, sha256_of
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.data.store_records import FileRecord, latest_manifest, read_records
 from aloha_kit.data.transfer import BLOCK, each, MANIFEST, TransferOptions, TransferResult, unchanged
 from aloha_kit.data.transfer_progress import TransferProgress
@@ -32,7 +33,7 @@ def pull(store: Store, folder: Path, options: TransferOptions, without: Collecti
     """
     records = read_records(store)
     if not records:
-        raise StoreError(f"{store.url} holds no data set that `data push` sent; {_names(store)}")
+        raise StoreError("{url} holds no data set that `data push` sent; {there}", url=store.url, there=_names(store))
     make_folder(folder)
     wanted = {path: record for path, record in records.items() if path not in without}
     left = {path: record for path, record in wanted.items() if options.check or not unchanged(folder / path, record)}
@@ -63,7 +64,7 @@ def _receive(
     """
     if file.exists():
         if file.stat().st_size != record.bytes or sha256_of(file) != record.sha256:
-            raise StoreError(f"'{file}' is there with another content, and is left as it is")
+            raise StoreError("'{file}' is there with another content, and is left as it is", file=file)
         os.utime(file, ns=(record.mtime_ns, record.mtime_ns))
         return False
     make_folder(file.parent)
@@ -88,18 +89,18 @@ def _receive(
             return reason(error)
 
     if why := resume(attempt, part, wait_s=options.wait_s):
-        raise StoreError(f"cannot fetch '{record.path}': {why}; what was fetched is kept")
+        raise StoreError("cannot fetch '{name}': {why}; what was fetched is kept", name=record.path, why=why)
     if sha256_of(part) != record.sha256:
         part.unlink()
-        raise StoreError(f"{store.url}: '{record.path}' is not what was sent: its SHA-256 differs")
+        raise StoreError("{url}: '{name}' is not what was sent: its SHA-256 differs", url=store.url, name=record.path)
     os.utime(part, ns=(record.mtime_ns, record.mtime_ns))
     put(part, file)
     return True
 
 
-def _names(store: Store) -> str:
+def _names(store: Store) -> Message:
     names = [entry.path for _, entry in zip(range(6), store.files(), strict=False)]
-    return f"there are: {', '.join(names)}" if names else "it is empty"
+    return Message("there are: {names}", names=", ".join(names)) if names else Message("it is empty")
 
 
 def _keep_manifest(file: Path, content: bytes) -> None:
@@ -109,4 +110,4 @@ def _keep_manifest(file: Path, content: bytes) -> None:
         part.write_bytes(content)
         put(part, file)
     elif file.read_bytes() != content:
-        _LOG.info("%s", f"{file} is kept; the store has another one")
+        _LOG.info(tr("{file} is kept; the store has another one", file=file))

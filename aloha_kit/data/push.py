@@ -85,7 +85,7 @@ def local_files(folder: Path) -> dict[str, Path]:
         ConfigError: no folder, or nothing in it.
     """
     if not folder.is_dir():
-        raise ConfigError(f"no folder '{folder}'; expected the folder of a data set")
+        raise ConfigError("no folder '{folder}'; expected the folder of a data set", folder=folder)
     found: dict[str, Path] = {}
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if name not in _NOT_DATA)
@@ -96,7 +96,7 @@ def local_files(folder: Path) -> dict[str, Path]:
                 found[file.relative_to(folder).as_posix()] = file
     found.pop(MANIFEST, None)
     if not found:
-        raise ConfigError(f"no file of a data set in '{folder}'")
+        raise ConfigError("no file of a data set in '{folder}'", folder=folder)
     return found
 
 
@@ -130,11 +130,13 @@ class _Sender:
         if path not in self.stored:
             self._upload(file, record, progress)
             if self.options.check and self._content(record, progress) != record.sha256:
-                raise StoreError(f"{self.store.url}: '{path}' reads back with another SHA-256 than was sent")
+                raise StoreError(
+                    "{url}: '{path}' reads back with another SHA-256 than was sent", url=self.store.url, path=path
+                )
         elif self.stored[path] != record.bytes or self._content(record, progress) != record.sha256:
             raise StoreError(_another(self.store, path))
         if FileRecord.of(path, file, record.sha256) != record:
-            raise StoreError(f"'{file}' changed while it was sent")
+            raise StoreError("'{file}' changed while it was sent", file=file)
         return record, path not in self.stored
 
     def _upload(self, file: Path, record: FileRecord, progress: TransferProgress) -> None:
@@ -160,7 +162,13 @@ class _Sender:
         attempts(attempt, self.options.wait_s)
         size = attempts(lambda: self.store.size(record.path), self.options.wait_s)
         if size != record.bytes:
-            raise StoreError(f"{self.store.url}: '{record.path}' has {size} bytes after {record.bytes} were sent")
+            raise StoreError(
+                "{url}: '{name}' has {size} bytes after {bytes} were sent",
+                url=self.store.url,
+                name=record.path,
+                size=size,
+                bytes=record.bytes,
+            )
 
     def _content(self, record: FileRecord, progress: TransferProgress) -> str:
         return attempts(lambda: stored_digest(self.store, record.path, record.bytes, progress), self.options.wait_s)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.lang import Message
 from aloha_kit.data.cache import cached_frames
 from aloha_kit.data.camera_frames import FrameKind, RGB
 from aloha_kit.data.index import EpisodeTable
@@ -57,13 +56,11 @@ def resident_frames(
     free = free_memory(device)
     if needed > SHARE * free:
         raise ConfigError(
-            Message(
-                "the frames need {needed:.1f} GB on {device}, where {free:.1f} GB are free and a quarter is left to "
-                "the network. Use a smaller --image_size, fewer cameras, or --cache disk",
-                needed=needed / 1e9,
-                device=device,
-                free=free / 1e9,
-            )
+            "the frames need {needed:.1f} GB on {device}, where {free:.1f} GB are free and a quarter is left "
+            "to the network. Use a smaller --image_size, fewer cameras, or --cache disk",
+            needed=needed / 1e9,
+            device=device,
+            free=free / 1e9,
         )
     source = cached_frames(table, sizes, folder, workers=workers, progress=progress, kind=kind)
     frames = {camera: kind.empty(len(table), size, device=device) for camera, size in sizes.items()}

@@ -62,7 +62,8 @@ class Sampler:
         if weights and not self._windows.single:
             raise ConfigError(
                 "--weights draws from all shards at once, and --cache_gb holds only some of them: leave it out, "
-                f"or give a --cache_gb above the {self._windows.total_gb:.3g} of the shards"
+                "or give a --cache_gb above the {total_gb:.3g} of the shards",
+                total_gb=self._windows.total_gb,
             )
         self._drawn: dict[int, _Epoch] = {}
         self._upcoming: tuple[int, int, Ints] = (-1, -1, np.zeros(0, np.int64))
@@ -70,9 +71,7 @@ class Sampler:
         self._parts = [np.flatnonzero(parts == part) for part in range(len(weights))]  # positions in `chosen`
         self.shares = tuple(weight / sum(weights) for weight in weights)
         if missing := [part for part, positions in enumerate(self._parts) if not len(positions)]:
-            raise ConfigError(
-                Message("data set {missing} has a weight and no episode to train on", missing=missing[0] + 1)
-            )
+            raise ConfigError("data set {missing} has a weight and no episode to train on", missing=missing[0] + 1)
 
     @property
     def epoch_size(self) -> int:

@@ -38,7 +38,7 @@ class Moments:
     def __post_init__(self) -> None:
         sizes = {name: np.shape(getattr(self, name)) for name in _FIELDS}
         if len(set(sizes.values())) != 1 or len(self.mean.shape) != 1:
-            raise ContractError(f"statistics must be vectors of one length, given: {sizes}")
+            raise ContractError("statistics must be vectors of one length, given: {sizes}", sizes=sizes)
 
     @property
     def size(self) -> int:
@@ -64,13 +64,16 @@ class Accumulator:
         """
         values = np.asarray(rows, np.float64)
         if values.ndim != 2:
-            raise ContractError(f"statistics need (N, D) rows, given shape {values.shape}")
+            raise ContractError("statistics need (N, D) rows, given shape {shape}", shape=values.shape)
         if not len(values):
             return
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
             raise ContractError(
-                f"row {row}, dimension {column} is {values[row, column]}: statistics need finite values"
+                "row {row}, dimension {column} is {value}: statistics need finite values",
+                row=row,
+                column=column,
+                value=values[row, column],
             )
         n, mean = len(values), values.mean(axis=0)
         square = ((values - mean) ** 2).sum(axis=0)
@@ -79,7 +82,9 @@ class Accumulator:
             self._count, self._mean, self._square, self._min, self._max = n, mean, square, low, high
             return
         if len(mean) != len(self._mean):
-            raise ContractError(f"rows of {len(mean)} dimensions after rows of {len(self._mean)}")
+            raise ContractError(
+                "rows of {count} dimensions after rows of {before}", count=len(mean), before=len(self._mean)
+            )
         total = self._count + n
         delta = mean - self._mean
         self._square = self._square + square + delta**2 * self._count * n / total
@@ -114,11 +119,11 @@ class Statistics:
     def __post_init__(self) -> None:
         for key in self.moments:
             if key not in KEYS and not key.startswith((IMAGES, SENSORS)):
-                raise ContractError(f"unknown statistics '{key}'. {did_you_mean(key, KEYS)}")
+                raise ContractError("unknown statistics '{key}'. {known}", key=key, known=did_you_mean(key, KEYS))
 
     def __getitem__(self, key: str) -> Moments:
         if key not in self.moments:
-            raise ContractError(f"no statistics of '{key}'. {did_you_mean(key, self.moments)}")
+            raise ContractError("no statistics of '{key}'. {known}", key=key, known=did_you_mean(key, self.moments))
         return self.moments[key]
 
     def __contains__(self, key: object) -> bool:
@@ -146,7 +151,9 @@ class Statistics:
                 moments[key] = Moments(mean, std, low, high, int(flat[f"{key}.count"]))
             return cls(moments)
         except KeyError as error:
-            raise ContractError(f"statistics lack {error}; there are: {', '.join(sorted(flat))}") from error
+            raise ContractError(
+                "statistics lack {error}; there are: {there}", error=error, there=", ".join(sorted(flat))
+            ) from error
 
     @classmethod
     def of(cls, **rows: npt.ArrayLike) -> Statistics:

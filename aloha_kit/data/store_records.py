@@ -97,7 +97,11 @@ def _parsed(store: Store, path: str, size: int) -> Iterator[FileRecord]:
             record = FileRecord(**json.loads(line))
             inner = PurePosixPath(record.path)
             if inner.is_absolute() or ".." in inner.parts:
-                raise StoreError(f"{store.url}: {path} names '{record.path}', outside of its folder")
+                raise StoreError(
+                    "{url}: {path} names '{name}', outside of its folder", url=store.url, path=path, name=record.path
+                )
             yield record
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{store.url}: the record {path} is damaged: {reason(error)}") from error
+        raise StoreError(
+            "{url}: the record {path} is damaged: {error}", url=store.url, path=path, error=reason(error)
+        ) from error

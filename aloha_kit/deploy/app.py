@@ -129,11 +129,9 @@ def _configuration(args: DeployArgs) -> tuple[TaskConfig, RigConfig, bool]:
     rig = load(RigConfig, "rigs", task.rig)
     robot = envs.is_robot(rig)
     if args.eval_poses is not None and robot:
-        raise UsageError(
-            Message("--eval_poses is for simulation; rig '{rig}' has objects that a person places", rig=rig.name)
-        )
+        raise UsageError("--eval_poses is for simulation; rig '{rig}' has objects that a person places", rig=rig.name)
     if args.inference == "async" and not (robot or args.realtime):
-        raise UsageError(Message("--inference async needs real time: add --realtime to a simulation in this process"))
+        raise UsageError("--inference async needs real time: add --realtime to a simulation in this process")
     return task, rig, robot
 
 
@@ -187,7 +185,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
 def _connect(args: DeployArgs, task: TaskConfig) -> RemotePolicy:
     token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
     if not token:
-        raise UsageError(Message("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN"))
+        raise UsageError("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN")
     policy = RemotePolicy(
         str(args.remote),
         token,
@@ -199,9 +197,7 @@ def _connect(args: DeployArgs, task: TaskConfig) -> RemotePolicy:
     )
     if args.instruction is not None and not policy.reads_instruction:
         policy.close()
-        raise UsageError(
-            Message("{policy} reads no instruction (no text_encoder), given --instruction", policy=args.remote)
-        )
+        raise UsageError("{policy} reads no instruction (no text_encoder), given --instruction", policy=args.remote)
     return policy
 
 

@@ -15,7 +15,6 @@ from aloha_kit.control.chunk_boundary import fade_steps
 from aloha_kit.control.execution import Executor
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import ChunkSource, Contract, Observation, UsageError
-from aloha_kit.core.lang import Message
 from aloha_kit.loop import LatencyReport
 from aloha_kit.remote import RemotePolicy
 
@@ -110,11 +109,7 @@ def executor(
     given = execution.n_action_steps
     if given is not None and not 1 <= given <= source.chunk_size:
         raise UsageError(
-            Message(
-                "--n_action_steps must be 1 to the chunk size {size}, given {given}",
-                size=source.chunk_size,
-                given=given,
-            )
+            "--n_action_steps must be 1 to the chunk size {size}, given {given}", size=source.chunk_size, given=given
         )
     if inference == "async":
         return AsyncInferencePolicy(

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean
-from aloha_kit.core.lang import Message
 
 
 def choose_view(
@@ -28,11 +27,9 @@ def choose_view(
     if robot:
         if camera and camera not in task.cameras:
             raise ConfigError(
-                Message(
-                    "on a rig a video shows a camera that the policy reads, not '{camera}'. {known}",
-                    camera=camera,
-                    known=did_you_mean(camera, task.cameras),
-                )
+                "on a rig a video shows a camera that the policy reads, not '{camera}'. {known}",
+                camera=camera,
+                known=did_you_mean(camera, task.cameras),
             )
         return camera or next(iter(task.cameras), ""), count or 0
     view = camera or ("angle" if "angle" in others else [*others, *task.cameras][0])

@@ -131,7 +131,7 @@ def gather(place: Path, ckpt: Path | None = None, *, kind: str = AUTO, number: i
     with closing(open_rollout()) as episode:
         steps, contract = episode.length, episode.contract
         if not steps:
-            raise EpisodeError(Message("{path} has no step", path=path))
+            raise EpisodeError("{path} has no step", path=path)
         base = episode.base_action
         action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
         log = _log(path, steps, unknown)

@@ -32,11 +32,7 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
         found = _statistics_of(ckpt)
         if found is None:
             raise ConfigError(
-                Message(
-                    "no {statistics} at {ckpt}; expected a run or a checkpoint's folder",
-                    statistics=STATISTICS,
-                    ckpt=ckpt,
-                )
+                "no {statistics} at {ckpt}; expected a run or a checkpoint's folder", statistics=STATISTICS, ckpt=ckpt
             )
         return found
     runs = [folder for folder in episode.absolute().parents if (folder / "checkpoints").is_dir()]
@@ -45,10 +41,8 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
         if found is not None:
             return found
     raise ContractError(
-        Message(
-            "what the policy was trained on: there is no checkpoint at '{named}'; give --ckpt RUN",
-            named=named or Message("(none named)"),
-        )
+        "what the policy was trained on: there is no checkpoint at '{named}'; give --ckpt RUN",
+        named=named or Message("(none named)"),
     )
 
 
@@ -74,7 +68,7 @@ def _read(file: Path) -> Statistics:
             from aloha_kit.policies.reference import read_stats  # torch
         except ImportError as error:
             raise ConfigError(
-                Message("{file} is of the published ACT; reading it needs torch ({error})", file=file, error=error)
+                "{file} is of the published ACT; reading it needs torch ({error})", file=file, error=error
             ) from error
         return read_stats(file)
     require_intact(file.parent, file.name)
@@ -82,4 +76,4 @@ def _read(file: Path) -> Statistics:
         arrays = json.loads(file.read_text(encoding="utf-8"))
         return Statistics.from_arrays({key: np.asarray(value) for key, value in arrays.items()})
     except (OSError, ValueError, AttributeError, ContractError) as error:
-        raise ConfigError(Message("{file} is missing or damaged: {error}", file=file, error=error)) from error
+        raise ConfigError("{file} is missing or damaged: {error}", file=file, error=error) from error

@@ -10,7 +10,7 @@ import numpy as np
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.core.lang import language, Message, tr
+from aloha_kit.core.lang import language, tr
 from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks, stream_checks
 from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.doctor_report import DoctorReport
@@ -44,13 +44,10 @@ def examine(args: DoctorArgs) -> DoctorReport:
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not needs_ros(rig):
         raise ConfigError(
-            Message(
-                "rig '{rig}' of task '{task}' has kind '{kind}', which needs no ROS; the doctor examines rigs behind "
-                "ROS 1",
-                rig=rig.name,
-                task=task.name,
-                kind=rig.kind,
-            )
+            "rig '{rig}' of task '{task}' has kind '{kind}', which needs no ROS; the doctor examines rigs behind ROS 1",
+            rig=rig.name,
+            task=task.name,
+            kind=rig.kind,
         )
     for name in task.cameras:
         rig.camera(name)

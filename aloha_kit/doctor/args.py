@@ -9,9 +9,9 @@ from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg
 
-from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.value_checks import at_least
 
 
 @dataclass(frozen=True, kw_only=True)

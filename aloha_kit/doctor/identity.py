@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, names_in
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.core.lang import marked, Message, tr
+from aloha_kit.core.lang import marked, tr
 from aloha_kit.ros.rig_measurements import RgbImage
 
 ALIKE = 0.5
@@ -96,7 +96,7 @@ def save_references(folder: Path, images: Mapping[str, RgbImage]) -> list[Path]:
     files = [folder / f"{name}.png" for name in images]
     for file, image in zip(files, images.values(), strict=True):
         if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-            raise ConfigError(Message("cannot write '{file}'", file=file))
+            raise ConfigError("cannot write '{file}'", file=file)
     return files
 
 
@@ -108,9 +108,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
     """
     if not folder.is_dir():
         raise ConfigError(
-            Message(
-                "no folder '{folder}' with reference images; make one with --save_reference {folder}", folder=folder
-            )
+            "no folder '{folder}' with reference images; make one with --save_reference {folder}", folder=folder
         )
     images: dict[str, RgbImage] = {}
     for name in names:
@@ -120,12 +118,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
     if not images:
         there = ", ".join(names_in(folder, 8)) or "nothing"
         raise ConfigError(
-            Message(
-                "no image of {names} in '{folder}'; there is: {there}",
-                names=", ".join(names),
-                folder=folder,
-                there=there,
-            )
+            "no image of {names} in '{folder}'; there is: {there}", names=", ".join(names), folder=folder, there=there
         )
     return images
 

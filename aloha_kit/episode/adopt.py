@@ -38,7 +38,7 @@ def adopt(args: Adopt) -> None:
     folder = args.output or args.source
     present = [str(folder / name) for name in (CONTRACT, TASK) if (folder / name).exists()]
     if present and not args.overwrite:
-        raise ConfigError(Message("{present} exist already; --overwrite replaces them", present=" and ".join(present)))
+        raise ConfigError("{present} exist already; --overwrite replaces them", present=" and ".join(present))
     answers = _completed(args, measured)
     contract = described(answers, measured)
     for doubt in doubts(contract, measured).values():
@@ -76,12 +76,9 @@ def described(answers: Adopt, measured: Measured) -> Contract:
             )
         if not answers.action_names and len(names) + len(base) != whole:
             raise ContractError(
-                Message(
-                    "the files have {whole} entries of action and {state} of state: name the action's with "
-                    "--action_names",
-                    whole=whole,
-                    state=state,
-                )
+                "the files have {whole} entries of action and {state} of state: name the action's with --action_names",
+                whole=whole,
+                state=state,
             )
         actions = (*names, *base)
     actions = answers.action_names or actions
@@ -93,17 +90,15 @@ def described(answers: Adopt, measured: Measured) -> Contract:
                 )
             else:
                 source = Message("given are {count} entries of {what}", count=len(given), what=Message(what))
-            raise ContractError(Message("{source}, the files have {width}", source=source, width=width))
+            raise ContractError("{source}, the files have {width}", source=source, width=width)
         if len(set(given)) < len(given):
-            raise ConfigError(
-                Message("a name stands twice for the {what}: {given}", what=Message(what), given=", ".join(given))
-            )
+            raise ConfigError("a name stands twice for the {what}: {given}", what=Message(what), given=", ".join(given))
     units = {"joints": answers.joints_unit or "rad", "gripper": answers.gripper_unit or OPENING}
     contract = Contract.of(names, actions, measured.assumed.cameras, float(answers.rate_hz or 0), units)
     explicit = {"joints": answers.joints_unit, "gripper": answers.gripper_unit}
     for key, doubt in doubts(contract, measured).items():
         if explicit[key] is None:  # a rig's unit that the files contradict
-            raise ContractError(Message("{doubt}; give it with --{key}_unit", doubt=doubt, key=key))
+            raise ContractError("{doubt}; give it with --{key}_unit", doubt=doubt, key=key)
     return contract
 
 
@@ -127,11 +122,9 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
                 words += [f"--{flag}", *(now if isinstance(now, tuple) else (str(now),))]
         words += ["--rig", given.rig] if given.rig else []
         raise ConfigError(
-            Message(
-                "the files do not record {names}; give them (or --rig NAME), for example, if it is true: {command}",
-                names=", ".join(f"--{flag}" for flag in open_),
-                command=command(*words),
-            )
+            "the files do not record {names}; give them (or --rig NAME), for example, if it is true: {command}",
+            names=", ".join(f"--{flag}" for flag in open_),
+            command=command(*words),
         )
     questions = {
         "names": Message("names of the state's entries, or one an arm, with spaces between"),
@@ -147,16 +140,12 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
         try:
             answer = input(f"{shown(questions[flag])} [{offered}]: ").strip()
         except EOFError:
-            raise ConfigError(
-                Message("no answer to: {question}; nothing was written", question=questions[flag])
-            ) from None
+            raise ConfigError("no answer to: {question}; nothing was written", question=questions[flag]) from None
         answers[flag] = value if not answer else tuple(answer.split()) if flag == "names" else answer
     try:
         answers["rate_hz"] = float(answers.get("rate_hz", given.rate_hz or 0))
     except ValueError:
-        raise ConfigError(
-            Message("a control rate is a number of Hz, given '{rate_hz}'", rate_hz=answers["rate_hz"])
-        ) from None
+        raise ConfigError("a control rate is a number of Hz, given '{rate_hz}'", rate_hz=answers["rate_hz"]) from None
     return replace(given, **answers)
 
 

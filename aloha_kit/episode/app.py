@@ -197,10 +197,7 @@ def _export(args: Export) -> int:
     paths = _kept(_episodes(args.source), curation)
     if curation.image_size:
         raise ConfigError(
-            Message(
-                "export copies images as they are, {file} resizes them: use convert",
-                file=curation_file(args.source),
-            )
+            "export copies images as they are, {file} resizes them: use convert", file=curation_file(args.source)
         )
     make_folder(args.target)
 
@@ -243,15 +240,13 @@ def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
     if not selection.files:
         if (kind := format_of(source)) != "hdf5":
             raise EpisodeError(
-                Message(
-                    "'{source}' has the format {kind}, and this command takes HDF5 episodes; `{command}` makes them",
-                    source=source,
-                    kind=kind,
-                    command=command("convert", source, f"{source}_hdf5"),
-                )
+                "'{source}' has the format {kind}, and this command takes HDF5 episodes; `{command}` makes them",
+                source=source,
+                kind=kind,
+                command=command("convert", source, f"{source}_hdf5"),
             )
         there = recovery.hint(source) or selection.text() or Message("expected episode_<i>.hdf5 files")
-        raise EpisodeError(Message("no episodes in '{source}'; {there}", source=source, there=there))
+        raise EpisodeError("no episodes in '{source}'; {there}", source=source, there=there)
     if text := selection.text():
         _LOG.info("%s", shown(text))
     return list(selection.files)

@@ -9,10 +9,10 @@ from typing import Annotated, cast, ClassVar
 
 import tyro
 
-from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked, Message
+from aloha_kit.core.value_checks import at_least
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.edit_args import Edit, Labels, Source
 from aloha_kit.storage.codec import JpegOrder

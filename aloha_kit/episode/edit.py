@@ -80,12 +80,10 @@ class EditedDataset:
             if camera in there:
                 return
         raise ConfigError(
-            Message(
-                "{place} has no camera '{camera}'. {known}",
-                place=self.place,
-                camera=camera,
-                known=did_you_mean(camera, there),
-            )
+            "{place} has no camera '{camera}'. {known}",
+            place=self.place,
+            camera=camera,
+            known=did_you_mean(camera, there),
         )
 
     def require_valid(self, curation: Curation) -> None:
@@ -111,7 +109,7 @@ class EditedDataset:
         self.require_valid(curation)
         if read_curation(self.file) != self.curation:
             raise ConfigError(
-                Message("{file} was changed by another edit at the same time; run the command again", file=self.file)
+                "{file} was changed by another edit at the same time; run the command again", file=self.file
             )
         write_curation(self.file, curation)
         return (
@@ -140,16 +138,14 @@ def convert(place: Path, curation: Curation, copy: Copy, kind: str = AUTO) -> in
     kinds = {format_of(part) for part in curation.data or [place]} if kind == AUTO else {kind}
     if len(kinds) > 1 and copy.format is None:
         raise ConfigError(
-            Message("these are of formats {kinds}; give that of the copy with --format", kinds=", ".join(sorted(kinds)))
+            "these are of formats {kinds}; give that of the copy with --format", kinds=", ".join(sorted(kinds))
         )
     written = copy.format or kinds.pop()
     if written not in EXPORTERS and ":" not in written:
         raise ConfigError(
-            Message(
-                "format {written} is read and not written; give --format: {exporters}",
-                written=written,
-                exporters=", ".join(sorted(EXPORTERS)),
-            )
+            "format {written} is read and not written; give --format: {exporters}",
+            written=written,
+            exporters=", ".join(sorted(EXPORTERS)),
         )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / CURATION
@@ -194,7 +190,7 @@ def drawn(names: Sequence[str], fraction: float, seed: int) -> list[str]:
         ConfigError: there is only one episode.
     """
     if len(names) < 2:
-        raise ConfigError(Message("{episodes} cannot be divided", episodes=plural(len(names), "episode")))
+        raise ConfigError("{episodes} cannot be divided", episodes=plural(len(names), "episode"))
     count = min(max(round(len(names) * fraction), 1), len(names) - 1)
     picked = np.random.default_rng(seed).permutation(len(names))[:count]
     return [names[number] for number in sorted(picked.tolist())]
@@ -240,7 +236,7 @@ def merge(places: Sequence[Path], into: Path) -> str:
         ConfigError: the folder holds something already.
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise ConfigError(Message("'{into}' exists already; nothing in it is changed: give another folder", into=into))
+        raise ConfigError("'{into}' exists already; nothing in it is changed: give another folder", into=into)
     report_differences(places)
     make_folder(into)
     curation = Curation(data=tuple(os.path.relpath(place, into) for place in places))

@@ -124,11 +124,9 @@ def _validation(args: Split, dataset: EditedDataset) -> list[str]:
     validation = picked if args.val else [name for name in kept if name not in picked]
     if not 0 < len(validation) < len(kept):
         raise ConfigError(
-            Message(
-                "{n} of {all} for validation: some must be on each side",
-                n=len(validation),
-                all=plural(len(kept), "episode"),
-            )
+            "{n} of {all} for validation: some must be on each side",
+            n=len(validation),
+            all=plural(len(kept), "episode"),
         )
     return validation
 
@@ -141,11 +139,9 @@ def _renamed(args: RenameCamera, dataset: EditedDataset) -> Curation:
     new = recorded if args.undo else args.new
     if args.undo and args.old not in curation.cameras:
         raise ConfigError(
-            Message(
-                "camera '{old}' is not a new name; renamed are: {cameras}",
-                old=args.old,
-                cameras=", ".join(cameras) or Message("(none)"),
-            )
+            "camera '{old}' is not a new name; renamed are: {cameras}",
+            old=args.old,
+            cameras=", ".join(cameras) or Message("(none)"),
         )
     if not args.undo:
         dataset.require_camera(args.old)

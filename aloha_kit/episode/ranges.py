@@ -87,7 +87,7 @@ def measure(folder: Path) -> Measured:
     if text := selection.text():
         _LOG.info("%s", shown(text))
     if not selection.files:
-        raise EpisodeError(Message("no episodes in '{folder}'; expected episode_<i>.hdf5 files", folder=folder))
+        raise EpisodeError("no episodes in '{folder}'; expected episode_<i>.hdf5 files", folder=folder)
     found = _measured(_undescribed(selection.files))
     if found is None:
         held = Message(
@@ -95,7 +95,7 @@ def measure(folder: Path) -> Measured:
             files=plural(len(selection.files), "file"),
             folder=folder,
         )
-        raise EpisodeError(Message("nothing to describe: {held}", held=held))
+        raise EpisodeError("nothing to describe: {held}", held=held)
     return found
 
 
@@ -130,21 +130,19 @@ def _measured(episodes: Iterable[tuple[Path, RecordedEpisode, Contract]]) -> Mea
         action, base = episode.action, episode.base_action
         whole = action if base is None else np.concatenate([action, base], axis=1)
         if not len(whole) or not len(episode.qpos):
-            raise EpisodeError(Message("{path} holds no steps; move it away", path=path))
+            raise EpisodeError("{path} holds no steps; move it away", path=path)
         span = _span(episode.qpos), _span(whole)
         widths = [[each.shape[1] for each in pair] for pair in (span, *spans[:1])]
         if widths[0] != widths[-1]:
             raise ContractError(
-                Message(
-                    "{path} has {state} entries of state and {action} of action, {name} has {others_state} and "
-                    "{others_action}: put them into folders of their own",
-                    path=path,
-                    state=widths[0][0],
-                    action=widths[0][1],
-                    name=files[0].name,
-                    others_state=widths[-1][0],
-                    others_action=widths[-1][1],
-                )
+                "{path} has {state} entries of state and {action} of action, {name} has {others_state} and "
+                "{others_action}: put them into folders of their own",
+                path=path,
+                state=widths[0][0],
+                action=widths[0][1],
+                name=files[0].name,
+                others_state=widths[-1][0],
+                others_action=widths[-1][1],
             )
         spans.append(span)
         lengths.append(len(whole))
@@ -153,15 +151,11 @@ def _measured(episodes: Iterable[tuple[Path, RecordedEpisode, Contract]]) -> Mea
         ours, theirs = about[1].cameras, assumed.cameras
         if lacking := [name for name, size in ours.items() if theirs.get(name) != size]:
             raise ContractError(
-                Message(
-                    "{path} lacks camera {lacking} as {name} has it; it has: {names}: put them into folders of their "
-                    "own",
-                    path=path,
-                    lacking=", ".join(lacking),
-                    name=files[0].name,
-                    names=", ".join(f"{name} {size[0]}x{size[1]}" for name, size in theirs.items())
-                    or Message("(none)"),
-                )
+                "{path} lacks camera {lacking} as {name} has it; it has: {names}: put them into folders of their own",
+                path=path,
+                lacking=", ".join(lacking),
+                name=files[0].name,
+                names=", ".join(f"{name} {size[0]}x{size[1]}" for name, size in theirs.items()) or Message("(none)"),
             )
     if about is None:
         return None

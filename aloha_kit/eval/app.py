@@ -20,7 +20,6 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.files import free_path, make_folder, write_json
-from aloha_kit.core.lang import Message
 from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
@@ -102,12 +101,10 @@ def _settings(args: EvalArgs, task: TaskConfig, starts: Mapping[int, ObjectPoses
     rig = load(RigConfig, "rigs", task.rig)
     if is_robot(rig):
         raise ConfigError(
-            Message(
-                "task '{task}' is done on rig '{rig}', which is no simulation; use aloha_kit.deploy there. An own "
-                "simulation states simulated = True",
-                task=task.name,
-                rig=rig.name,
-            )
+            "task '{task}' is done on rig '{rig}', which is no simulation; use aloha_kit.deploy there. An "
+            "own simulation states simulated = True",
+            task=task.name,
+            rig=rig.name,
         )
     return EvaluationSettings(
         task,
@@ -144,7 +141,7 @@ def _require_renamed(evaluators: Sequence[CheckpointEvaluator], rename: Mapping[
         if not any(name in evaluator.renamed for evaluator in evaluators):
             if len(evaluators) == 1:
                 evaluators[0].network.rename_cameras(rename)  # raises, with the cameras that there are
-            raise ContractError(Message("--rename {name}=…: no checkpoint has a camera '{name}'", name=name))
+            raise ContractError("--rename {name}=…: no checkpoint has a camera '{name}'", name=name)
 
 
 @dataclass

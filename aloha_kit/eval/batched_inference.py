@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 
 from aloha_kit.core import plural
-from aloha_kit.core.lang import Message
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.collate import Collator
@@ -60,11 +59,9 @@ class BatchedInference:
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(
-                Message(
-                    "the network failed on {observations} at once: {reason}. If memory is short, try a smaller --batch",
-                    observations=plural(len(rows), "observation"),
-                    reason=str(error).splitlines()[0],
-                )
+                "the network failed on {observations} at once: {reason}. If memory is short, try a smaller --batch",
+                observations=plural(len(rows), "observation"),
+                reason=str(error).splitlines()[0],
             ) from error
 
 

@@ -16,7 +16,7 @@ from aloha_kit.config.match_checkpoint import assumed_setup, assumption, match_c
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract, UsageError
 from aloha_kit.core.cli import LOG
-from aloha_kit.core.lang import Message, shown
+from aloha_kit.core.lang import shown
 from aloha_kit.eval.batched_inference import batch_size, BatchedInference
 from aloha_kit.eval.evaluation_report import CheckpointResult
 from aloha_kit.eval.pool import Pool
@@ -94,22 +94,18 @@ class CheckpointEvaluator:
         self._execution = execution.with_default(config.n_action_steps, chunk_size, config.ensemble_weight)
         if given is not None and not 1 <= given <= chunk_size:
             raise UsageError(
-                Message(
-                    "--n_action_steps must be 1 to the chunk size {chunk_size} of {source}, given {given}",
-                    chunk_size=chunk_size,
-                    source=source,
-                    given=given,
-                )
+                "--n_action_steps must be 1 to the chunk size {chunk_size} of {source}, given {given}",
+                chunk_size=chunk_size,
+                source=source,
+                given=given,
             )
         if execution.delay >= chunk_size:
             raise UsageError(
-                Message(
-                    "--delay_steps must be 0 to {most}, a chunk of {source} being {chunk_size} actions, given {delay}",
-                    most=chunk_size - 1,
-                    source=source,
-                    chunk_size=chunk_size,
-                    delay=execution.delay,
-                )
+                "--delay_steps must be 0 to {most}, a chunk of {source} being {chunk_size} actions, given {delay}",
+                most=chunk_size - 1,
+                source=source,
+                chunk_size=chunk_size,
+                delay=execution.delay,
             )
         if (trained_on := trained_task(source)) not in (None, task.name):
             LOG.warning("%s was trained on %s, evaluated on %s", source, trained_on, task.name)

@@ -143,18 +143,18 @@ class Pool:
         except (EOFError, OSError):
             env.process.join(timeout=10)
             raise EvaluationError(
-                Message(
-                    "a simulation process died (exit code {exitcode}) {where}. Out of memory? Under way: {workers} "
-                    "with {environments}: try a smaller --batch",
-                    exitcode=env.process.exitcode,
-                    where=where,
-                    workers=plural(len(self._processes), "worker"),
-                    environments=plural(len(self._environments), "environment"),
-                )
+                "a simulation process died (exit code {exitcode}) {where}. Out of memory? Under way: {workers} "
+                "with {environments}: try a smaller --batch",
+                exitcode=env.process.exitcode,
+                where=where,
+                workers=plural(len(self._processes), "worker"),
+                environments=plural(len(self._environments), "environment"),
             ) from None
         if isinstance(message, WorkerFailure):
-            failed = "" if env.seed is None else f"the rollout {where} failed: "
-            raise EvaluationError(f"{failed}{message.text}") from message.cause()
+            text = message.text
+            if env.seed is not None:
+                text = Message("the rollout {where} failed: {error}", where=where, error=text)
+            raise EvaluationError(text) from message.cause()
         return message
 
     def _end(self) -> None:

@@ -24,7 +24,6 @@ from aloha_kit.control.execution import Executor
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import ConfigError, Contract, Environment, Observation, SafetyError
-from aloha_kit.core.lang import Message
 from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.envs import connect
@@ -142,16 +141,14 @@ def simulation(job: EvaluationJob) -> Environment:
     env: Any = connect(job.task, job.rig)
     if not env.simulated:
         env.close()
-        raise ConfigError(Message("rig '{rig}' is no simulation; use aloha_kit.deploy there", rig=job.rig.name))
+        raise ConfigError("rig '{rig}' is no simulation; use aloha_kit.deploy there", rig=job.rig.name)
     if not env.measures_success:
         env.close()
         raise ConfigError(
-            Message(
-                "nothing measures success in task '{task}' on rig '{rig}', so no success rate can be evaluated; roll "
-                "the policy out with aloha_kit.deploy",
-                task=job.task.name,
-                rig=job.rig.name,
-            )
+            "nothing measures success in task '{task}' on rig '{rig}', so no success rate can be evaluated; "
+            "roll the policy out with aloha_kit.deploy",
+            task=job.task.name,
+            rig=job.rig.name,
         )
     if isinstance(env, ImagesOnRequest):
         env.lazy_images = True

@@ -96,7 +96,9 @@ class ReadOptions:
     def refuse(self, kind: str, *names: str) -> None:
         """Raise `ConfigError` where an option was given that a format does not support."""
         if given := [name for name in names if getattr(self, name)]:
-            raise ConfigError(f"episodes of format {kind} are read without --{', --'.join(given)}")
+            raise ConfigError(
+                "episodes of format {kind} are read without --{given}", kind=kind, given=", --".join(given)
+            )
 
 
 def open_source(*places: str | Path, kind: str = AUTO, options: ReadOptions | None = None) -> EpisodeSource:
@@ -136,7 +138,7 @@ def _open(places: Sequence[str | Path], kind: str, options: ReadOptions, within:
     inner = dataclasses.replace(options, first=None, rename={} if edits_cameras else options.rename)
     if curation.data:
         if file.resolve() in within:
-            raise ConfigError(f"{file}: data names {places[0]} itself, or a data set that does")
+            raise ConfigError("{file}: data names {place} itself, or a data set that does", file=file, place=places[0])
         parts = [file.parent / place for place in curation.data]
         source = _joined(parts, AUTO, inner, (*within, file.resolve()))
     else:
@@ -167,10 +169,16 @@ def make_source(places: Sequence[str | Path], kind: str, options: ReadOptions) -
     make = resolve("formats", kind, FORMATS)
     if inspect.isabstract(make):
         missing = ", ".join(sorted(make.__abstractmethods__))
-        raise ConfigError(f"'{kind}' of the formats lacks methods of an EpisodeSource: {missing}")
+        raise ConfigError(
+            "'{kind}' of the formats lacks methods of an EpisodeSource: {missing}", kind=kind, missing=missing
+        )
     source = call("formats", kind, make, {"places": tuple(places), "options": options})
     if not isinstance(source, EpisodeSource) or not hasattr(source, "place"):
-        raise ConfigError(f"'{kind}' of the formats must give an EpisodeSource with a `place`, gave {shown(source)}")
+        raise ConfigError(
+            "'{kind}' of the formats must give an EpisodeSource with a `place`, gave {source}",
+            kind=kind,
+            source=shown(source),
+        )
     return source
 
 

@@ -27,12 +27,12 @@ class Bag:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.exists():
-            raise EpisodeError(f"no bag '{path}'")
+            raise EpisodeError("no bag '{path}'", path=path)
         try:
             from rosbags.highlevel import AnyReader
             from rosbags.typesys import get_typestore, Stores
         except ModuleNotFoundError as error:
-            raise EpisodeError(f"reading {path} needs rosbags: pip install 'aloha_kit[bags]'") from error
+            raise EpisodeError("reading {path} needs rosbags: pip install 'aloha_kit[bags]'", path=path) from error
         try:
             # sqlite3 bags of ROS 2 before Iron do not define their types: those of the common packages are known
             self._reader: Any = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
@@ -89,4 +89,4 @@ class Bag:
         return None if node == 1 else self._fields(cast(str, detail)) if node == 2 else {}
 
     def _damaged(self, error: Exception) -> EpisodeError:
-        return EpisodeError(f"{self.path} cannot be read as a bag: {reason(error)}")
+        return EpisodeError("{path} cannot be read as a bag: {error}", path=self.path, error=reason(error))

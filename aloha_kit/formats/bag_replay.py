@@ -13,6 +13,7 @@ from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, aloha_limits, Observation, Policy, StopEpisode, StreamError
+from aloha_kit.core.lang import Message
 from aloha_kit.formats.bag_file import Bag
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.sync import images
@@ -127,7 +128,11 @@ class BagReplay(dm_env.Environment):  # type: ignore[misc]
         self._observations.rate.sleep()
         observation = self._observations.read(command_ns)
         if stepped := [name for name, health in self.sync.health().items() if health.restarts]:
-            raise StreamError(f"the clock of stream '{stepped[0]}' ({self._topics[stepped[0]]}) was set back")
+            raise StreamError(
+                "the clock of stream '{stream}' ({topic}) was set back",
+                stream=stepped[0],
+                topic=self._topics[stepped[0]],
+            )
         return dm_env.transition(0.0, observation)
 
     def observation_spec(self) -> dict[str, Any]:
@@ -150,7 +155,7 @@ class BagReplay(dm_env.Environment):  # type: ignore[misc]
     def recorded_actions(self) -> Policy:
         """The leaders behind the guard, as the recorder has them; raises ValueError without leaders."""
         if self.leaders is None:
-            raise ValueError("this bag is replayed without leaders")
+            raise ValueError(Message("this bag is replayed without leaders"))
         limits = aloha_limits(self.contract, arm=self.arms).recorded(self.rig.teleop == "hardware")
         return SafetyGuard(self.leaders, limits, **guard_bounds(self.rig, self.contract))
 

@@ -45,21 +45,39 @@ class CuratedEpisode:
         self.start, self.stop = edit.start, original.length if edit.stop is None else edit.stop
         if not 0 <= self.start < self.stop <= original.length:
             raise EpisodeError(
-                f"{original.where} has steps 0 to {original.length - 1}; the curation keeps [{self.start}, {self.stop})"
+                "{where} has steps 0 to {last}; the curation keeps [{start}, {stop})",
+                where=original.where,
+                last=original.length - 1,
+                start=self.start,
+                stop=self.stop,
             )
         for new, old in (cameras or {}).items():
             if old not in original.cameras and new not in original.cameras:
-                raise EpisodeError(f"{original.where} has no camera '{old}'. {did_you_mean(old, original.cameras)}")
+                raise EpisodeError(
+                    "{where} has no camera '{old}'. {known}",
+                    where=original.where,
+                    old=old,
+                    known=did_you_mean(old, original.cameras),
+                )
         names = {old: new for new, old in (cameras or {}).items() if old in original.cameras}
         self.renamed = {names.get(camera, camera): camera for camera in original.cameras}
         """{name: recorded name} of every camera."""
         if len(self.renamed) < len(original.cameras):
-            raise EpisodeError(f"{original.where}: two cameras would have one name: {', '.join(self.renamed)}")
+            raise EpisodeError(
+                "{where}: two cameras would have one name: {renamed}",
+                where=original.where,
+                renamed=", ".join(self.renamed),
+            )
         self.sizes = dict(sizes or {})
         for camera in self.sizes:
             if camera not in self.renamed:
                 there = ", ".join(self.renamed) or "(none)"
-                raise EpisodeError(f"{original.where} has no camera '{camera}'; there are: {there}")
+                raise EpisodeError(
+                    "{where} has no camera '{camera}'; there are: {there}",
+                    where=original.where,
+                    camera=camera,
+                    there=there,
+                )
         self._name = name or original.name
 
     def flat(self) -> CuratedEpisode:
@@ -179,13 +197,19 @@ class CuratedEpisode:
         """Row i of a depth camera as (H, W) uint16 mm, in the recorded size."""
         read = getattr(self.original, "depth", None)
         if read is None or not 0 <= i < self.frames:
-            raise EpisodeError(f"{self.where} has no depth image {i} of '{camera}'")
+            raise EpisodeError("{where} has no depth image {i} of '{camera}'", where=self.where, i=i, camera=camera)
         found: npt.NDArray[np.uint16] = read(self.renamed.get(camera, camera), self.start + i)
         return found
 
     def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
         if not 0 <= i < self.frames:
-            raise EpisodeError(f"{self.where} has frames 0 to {self.frames - 1} of camera '{camera}', given frame {i}")
+            raise EpisodeError(
+                "{where} has frames 0 to {last} of camera '{camera}', given frame {i}",
+                where=self.where,
+                last=self.frames - 1,
+                camera=camera,
+                i=i,
+            )
         recorded = self._recorded(camera)
         if camera not in self.sizes:
             return self.original.image(recorded, self.start + i, at_least)
@@ -213,7 +237,12 @@ class CuratedEpisode:
     def _recorded(self, camera: str) -> str:
         """The recorded name of a camera; one that is not there as it is, so that the original names the error."""
         if camera not in self.renamed and camera in self.renamed.values():
-            raise EpisodeError(f"{self.where} has no camera '{camera}'. {did_you_mean(camera, self.renamed)}")
+            raise EpisodeError(
+                "{where} has no camera '{camera}'. {known}",
+                where=self.where,
+                camera=camera,
+                known=did_you_mean(camera, self.renamed),
+            )
         return self.renamed.get(camera, camera)
 
     def _steps(self, rows: _Rows) -> _Rows:
@@ -266,11 +295,13 @@ class CuratedSource(EpisodeSource):
         numbers = {name: number for number, name in enumerate(names)}
         for name in (*curation.episodes, *curation.order, *curation.validation):
             if whole and name not in numbers:
-                raise ConfigError(f"{file}: no episode '{name}'. {did_you_mean(name, names)}")
+                raise ConfigError(
+                    "{file}: no episode '{name}'. {known}", file=file, name=name, known=did_you_mean(name, names)
+                )
         order = dict.fromkeys([*(numbers[name] for name in curation.order if name in numbers), *range(len(names))])
         kept = [number for number in order if not curation.edit(names[number]).drop]
         if not kept:
-            raise ConfigError(f"every episode of {source.place} is dropped by {file}")
+            raise ConfigError("every episode of {place} is dropped by {file}", place=source.place, file=file)
         self._numbers, self._names = kept[:first], names
         self.edits = {**source.edits, **({} if curation.empty else {str(file): curation.to_mapping()})}
         texts = [source.unused, f"{file}: {text}" if (text := curation.text()) else ""]
@@ -309,7 +340,7 @@ class CuratedSource(EpisodeSource):
             return CuratedEpisode(original, edit, curation.cameras, curation.image_size)
         except EpisodeError as error:
             original.close()
-            raise EpisodeError(f"{self._file}: {error}") from error
+            raise EpisodeError("{file}: {error}", file=self._file, error=error) from error
 
     def identity(self, number: int) -> str:
         edit, recorded = self._edit(number), self._source.identity(self._numbers[number])

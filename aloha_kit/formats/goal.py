@@ -34,14 +34,32 @@ def read_goal(place: str, contract: Contract, flag: str = "--goal") -> dict[str,
     elif number is None:
         if len(source) > 1:
             named = f"{where}:EPISODE, 0 to {len(source) - 1}"
-            raise UsageError(f"{flag} {place}: {where} holds {len(source)} episodes; name one: {named}")
+            raise UsageError(
+                "{flag} {place}: {where} holds {count} episodes; name one: {named}",
+                flag=flag,
+                place=place,
+                where=where,
+                count=len(source),
+                named=named,
+            )
         number = 0
     if number is None or number >= len(source):
-        raise UsageError(f"{flag} {place}: {where} holds episodes 0 to {len(source) - 1}")
+        raise UsageError(
+            "{flag} {place}: {where} holds episodes 0 to {last}",
+            flag=flag,
+            place=place,
+            where=where,
+            last=len(source) - 1,
+        )
     with closing(source.episode(number)) as episode, damage_reported(episode.where):
         step = episode.length - 1 if step is None else step
         if not 0 <= step < episode.frames:
-            raise UsageError(f"{flag} {place}: the episode has observations 0 to {episode.frames - 1}")
+            raise UsageError(
+                "{flag} {place}: the episode has observations 0 to {last}",
+                flag=flag,
+                place=place,
+                last=episode.frames - 1,
+            )
         values: dict[str, Any] = {}
         for feature in contract.inputs:
             camera = feature.name.removeprefix(DEPTHS if feature.role == DEPTH else IMAGES)
@@ -54,7 +72,7 @@ def read_goal(place: str, contract: Contract, flag: str = "--goal") -> dict[str,
     try:
         return read(assembled(values), contract)
     except ContractError as error:
-        raise ContractError(f"{flag} {place}: {error}") from error
+        raise ContractError("{flag} {place}: {error}", flag=flag, place=place, error=error) from error
 
 
 def _number_after(text: str, mark: str) -> tuple[str, int | None]:

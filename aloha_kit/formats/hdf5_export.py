@@ -187,7 +187,7 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
         values = array_of(episode, name)
         rows = values if name in PER_STEP else values[: copy.frames]
         if not np.array_equal(record.array(name, rows), array_of(copy, name), equal_nan=True):
-            raise EpisodeError(f"{episode.where}: {name} does not read back as it was written")
+            raise EpisodeError("{where}: {name} does not read back as it was written", where=episode.where, name=name)
     for camera in copy.depth_cameras:
         _record_depth(episode, copy, record, camera)
     for camera in copy.cameras:
@@ -195,14 +195,24 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
             digest = hashlib.sha256()
             for i in range(copy.frames):
                 if (code := copy.encoded(camera, i)) != stored(i):
-                    raise EpisodeError(f"{episode.where}: image {i} of {camera} does not read back as it was written")
+                    raise EpisodeError(
+                        "{where}: image {i} of {camera} does not read back as it was written",
+                        where=episode.where,
+                        i=i,
+                        camera=camera,
+                    )
                 digest.update(code)
             record.images[camera] = {"rows": copy.frames, "sha256": digest.hexdigest(), "of": "stored"}
             continue
         exact = not copy.image_format(camera).encoded
         for i, image in enumerate(record.pixels(episode, camera, copy.frames)):
             if exact and not np.array_equal(image, copy.image(camera, i)):
-                raise EpisodeError(f"{episode.where}: image {i} of {camera} does not read back as it was written")
+                raise EpisodeError(
+                    "{where}: image {i} of {camera} does not read back as it was written",
+                    where=episode.where,
+                    i=i,
+                    camera=camera,
+                )
         if not exact:
             record.notes.append("images are encoded anew as JPEG")
     if episode.reward is None and copy.reward is not None:
@@ -221,7 +231,12 @@ def _record_depth(episode: RecordedEpisode, copy: Episode, record: ExportRecord,
     for i in range(copy.frames):
         rows = copy.depth(camera, i)
         if not np.array_equal(rows, getattr(episode, "depth", copy.depth)(camera, i)):
-            raise EpisodeError(f"{episode.where}: depth {i} of {camera} does not read back as it was written")
+            raise EpisodeError(
+                "{where}: depth {i} of {camera} does not read back as it was written",
+                where=episode.where,
+                i=i,
+                camera=camera,
+            )
         digest.update(rows.tobytes())
         shape = rows.shape
     entry = {"shape": [copy.frames, *shape], "dtype": "uint16", "sha256": digest.hexdigest()}

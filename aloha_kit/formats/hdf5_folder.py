@@ -29,8 +29,8 @@ class Hdf5Source(EpisodeSource):
         for path in paths:
             if not path.exists():
                 if path.is_symlink():
-                    raise EpisodeError(f"{missing(path)}; expected episodes")
-                raise EpisodeError(Message("no episodes at '{path}'. {known}", path=path, known=_beside(path)))
+                    raise EpisodeError("{missing}; expected episodes", missing=missing(path))
+                raise EpisodeError("no episodes at '{path}'. {known}", path=path, known=_beside(path))
         found = select(*paths).first(options.first)
         self.unused = found.text()
         if not found.files:

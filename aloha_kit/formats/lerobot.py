@@ -44,19 +44,29 @@ class LeRobotSource(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("lerobot", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"a LeRobot data set is one folder, given {len(places)}")
+            raise EpisodeError("a LeRobot data set is one folder, given {count}", count=len(places))
         self.place = Path(places[0])
         self._info = _json(self.place / "meta/info.json")
         self._version = self._info.get("codebase_version")
         if self._version not in VERSIONS:
-            raise EpisodeError(f"{self.place} is of LeRobot's version {self._version}; read are {', '.join(VERSIONS)}")
+            raise EpisodeError(
+                "{place} is of LeRobot's version {version}; read are {versions}",
+                place=self.place,
+                version=self._version,
+                versions=", ".join(VERSIONS),
+            )
         self._features: dict[str, Any] = self._info["features"]
         for needed in (features.STATE, features.ACTION):
             if needed not in self._features:
-                raise EpisodeError(f"{self.place} lacks the column {needed}; it has: {', '.join(self._features)}")
+                raise EpisodeError(
+                    "{place} lacks the column {needed}; it has: {there}",
+                    place=self.place,
+                    needed=needed,
+                    there=", ".join(self._features),
+                )
         self._episodes = list(_episodes(self.place, self._version))[: options.first]
         if not self._episodes:
-            raise EpisodeError(f"{self.place} holds no episode")
+            raise EpisodeError("{place} holds no episode", place=self.place)
         ours = self.place / features.META
         self._ours = _json(ours) if ours.is_file() else {}
         self._about = _lines(self.place / features.EPISODES_META) if ours.is_file() else []
@@ -80,7 +90,13 @@ class LeRobotSource(EpisodeSource):
         index, length = int(episode["episode_index"]), int(episode["length"])
         table = self._rows(episode, index)
         if len(table) != length:
-            raise EpisodeError(f"{self.place}: episode {index} has {len(table)} rows, meta/episodes has {length}")
+            raise EpisodeError(
+                "{place}: episode {index} has {rows} rows, meta/episodes has {length}",
+                place=self.place,
+                index=index,
+                rows=len(table),
+                length=length,
+            )
         arrays = {name: _array(table[column]) for column, name in self._arrays.items() if column in table.column_names}
         readers: dict[str, VideoFrames | _Encoded] = {}
         for key, camera in self._cameras.items():
@@ -121,7 +137,7 @@ class LeRobotSource(EpisodeSource):
         try:
             table = pq.read_table(file)
         except (OSError, pa.ArrowException) as error:
-            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+            raise EpisodeError("{file} cannot be read: {error}", file=file, error=reason(error)) from error
         texts = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
         if texts is None or _TASK not in table.column_names:  # the second is how pandas names an index without a name
             return {}
@@ -165,7 +181,12 @@ class LeRobotSource(EpisodeSource):
         path = self.place / "meta/info.json"
         contract, assumption = settle(path, recorded, options.contract, suggested, widths, in_file)
         if contract.rate_hz != rate:
-            raise ContractError(f"the contract has {contract.rate_hz:g} Hz, {self.place} has {rate:g} Hz")
+            raise ContractError(
+                "the contract has {rate_hz:g} Hz, {place} has {rate:g} Hz",
+                rate_hz=contract.rate_hz,
+                place=self.place,
+                rate=rate,
+            )
         return contract, assumption
 
     def _not_read(self) -> str:
@@ -199,7 +220,7 @@ class LeRobotSource(EpisodeSource):
         try:
             return pq.read_table(file, columns=columns, filters=[("episode_index", "=", index)])
         except (OSError, pa.ArrowException, KeyError) as error:
-            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+            raise EpisodeError("{file} cannot be read: {error}", file=file, error=reason(error)) from error
 
 
 @dataclass(frozen=True)
@@ -211,7 +232,12 @@ class _Images:
 
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self.readers:
-            raise EpisodeError(f"{self.where} has no camera '{camera}'; its cameras: {', '.join(self.readers)}")
+            raise EpisodeError(
+                "{where} has no camera '{camera}'; its cameras: {cameras}",
+                where=self.where,
+                camera=camera,
+                cameras=", ".join(self.readers),
+            )
         image: Image = self.readers[camera].read(i)
         return image
 
@@ -225,11 +251,13 @@ class _Encoded:
 
     def read(self, i: int) -> Image:
         if not 0 <= i < len(self.column):
-            raise EpisodeError(f"{self.where} has images 0 to {len(self.column) - 1}, given {i}")
+            raise EpisodeError(
+                "{where} has images 0 to {last}, given {i}", where=self.where, last=len(self.column) - 1, i=i
+            )
         code = (self.column[i].as_py() or {}).get("bytes") or b""
         image = decode(code) if code else None
         if image is None:
-            raise EpisodeError(f"{self.where}: image {i} cannot be decoded")
+            raise EpisodeError("{where}: image {i} cannot be decoded", where=self.where, i=i)
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
     def close(self) -> None:
@@ -246,7 +274,7 @@ def _episodes(place: Path, version: str) -> Iterator[Mapping[str, Any]]:
             names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
             yield from pq.read_table(file, columns=names).to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+            raise EpisodeError("{file} cannot be read: {error}", file=file, error=reason(error)) from error
 
 
 def _array(column: Any) -> npt.NDArray[Any]:
@@ -270,11 +298,11 @@ def _json(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     except (OSError, ValueError) as error:
-        raise EpisodeError(f"{path} cannot be read: {reason(error)}") from error
+        raise EpisodeError("{path} cannot be read: {error}", path=path, error=reason(error)) from error
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except (OSError, ValueError) as error:
-        raise EpisodeError(f"{path} cannot be read: {reason(error)}") from error
+        raise EpisodeError("{path} cannot be read: {error}", path=path, error=reason(error)) from error

@@ -99,7 +99,13 @@ class LeRobotExporter(EpisodeExporter):
         """Write the video of a camera; returns the statistics of its images. Errors as `write_video`."""
         size, stats = episode.image_size(camera), features.ImageStats(episode.length)
         if size[0] % 2 or size[1] % 2:
-            raise ConfigError(f"{episode.where}: camera '{camera}' is {size[0]}x{size[1]}; videos need even sizes")
+            raise ConfigError(
+                "{where}: camera '{camera}' is {height}x{width}; videos need even sizes",
+                where=episode.where,
+                camera=camera,
+                height=size[0],
+                width=size[1],
+            )
         write_video(episode, camera, path, record, self.codec, self.crf, whole_rate(episode.contract), stats.add)
         return stats.result()
 
@@ -272,7 +278,9 @@ def whole_rate(contract: Contract) -> int:
         ConfigError: it is no whole number.
     """
     if contract.rate_hz != int(contract.rate_hz):
-        raise ConfigError(f"LeRobot's rate is a whole number of Hz, these episodes have {contract.rate_hz:g}")
+        raise ConfigError(
+            "LeRobot's rate is a whole number of Hz, these episodes have {rate_hz:g}", rate_hz=contract.rate_hz
+        )
     return int(contract.rate_hz)
 
 

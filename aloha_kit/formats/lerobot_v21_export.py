@@ -71,7 +71,16 @@ class OpenPiExporter(LeRobotV21Exporter):
         contract = episode.contract
         widths = len(contract.state_names), len(contract.action_names)
         if widths != (14, 14):
-            raise ContractError(f"{episode.where}: openpi's ALOHA has 14 joints, this has {widths[0]} and {widths[1]}")
+            raise ContractError(
+                "{where}: openpi's ALOHA has 14 joints, this has {joints} and {actions}",
+                where=episode.where,
+                joints=widths[0],
+                actions=widths[1],
+            )
         if contract.units != {"joints": "rad", "gripper": "0 closed, 1 open"}:
-            raise ContractError(f"{episode.where}: openpi's ALOHA has radians and openings, this has {contract.units}")
+            raise ContractError(
+                "{where}: openpi's ALOHA has radians and openings, this has {units}",
+                where=episode.where,
+                units=contract.units,
+            )
         super().write(number, episode, record)

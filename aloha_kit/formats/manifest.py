@@ -77,16 +77,24 @@ class Manifest:
         _, pq = _pyarrow()
         if file.is_dir():
             making = command("data", "manifest", file, "-o", file / "manifest.parquet")
-            raise EpisodeError(f"'{file}' is a folder and no manifest; `{making}` makes one of it")
+            raise EpisodeError(
+                "'{file}' is a folder and no manifest; `{making}` makes one of it", file=file, making=making
+            )
         if not file.is_file():
-            raise EpisodeError(f"no manifest '{file}'; `{command('data', 'manifest', 'DIR', '-o', file)}` makes one")
+            raise EpisodeError(
+                "no manifest '{file}'; `{command}` makes one",
+                file=file,
+                command=command("data", "manifest", "DIR", "-o", file),
+            )
         try:
             with pq.ParquetFile(file) as content:  # not `read_table`, which imports pandas first
                 if missing := [name for name in COLUMNS if name not in content.schema_arrow.names]:
-                    raise EpisodeError(f"{file} is no manifest: it lacks the column {missing[0]}")
+                    raise EpisodeError(
+                        "{file} is no manifest: it lacks the column {missing}", file=file, missing=missing[0]
+                    )
                 return cls(file.parent, content.read(list(columns)).select(list(columns)))
         except (OSError, ValueError) as error:
-            raise EpisodeError(f"{file} is no manifest or damaged: {reason(error)}") from error
+            raise EpisodeError("{file} is no manifest or damaged: {error}", file=file, error=reason(error)) from error
 
     def write(self, file: Path) -> None:
         """Write the manifest whole; places become relative to its new folder."""
@@ -117,7 +125,12 @@ class Manifest:
             mask = pd.Series(found, index=frame.index).astype("boolean").fillna(False).to_numpy(bool)
         except Exception as error:  # whatever the expression ends with
             columns = ", ".join(COLUMNS)
-            raise ConfigError(f'--where "{expression}": {reason(error)}; columns: {columns}') from error
+            raise ConfigError(
+                '--where "{expression}": {error}; columns: {columns}',
+                expression=expression,
+                error=reason(error),
+                columns=columns,
+            ) from error
         pa, _ = _pyarrow()
         return dataclasses.replace(self, table=self.table.filter(pa.array(mask)))
 
@@ -236,16 +249,20 @@ class ManifestPart(EpisodeSource):
         if self._opened is None:
             self._opened = make_source([path], self._kind, self._options)
         if row.number >= len(self._opened) or self._opened.identity(row.number) != row.identity:
-            raise EpisodeError(f"{path}: episode {row.name} changed since {self._file} was built")
+            raise EpisodeError(
+                "{path}: episode {name} changed since {file} was built", path=path, name=row.name, file=self._file
+            )
         return self._opened.episode(row.number)
 
     def _require_unchanged(self, path: Path, row: _Row) -> None:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise EpisodeError(f"{path}, of {self._file}, cannot be read: {error.strerror}") from error
+            raise EpisodeError(
+                "{path}, of {file}, cannot be read: {strerror}", path=path, file=self._file, strerror=error.strerror
+            ) from error
         if row.bytes is not None and (status.st_size, status.st_mtime_ns) != (row.bytes, row.mtime_ns):
-            raise EpisodeError(f"{path} changed since {self._file} was built")
+            raise EpisodeError("{path} changed since {file} was built", path=path, file=self._file)
 
 
 def _schema() -> Any:

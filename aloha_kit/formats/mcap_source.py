@@ -34,7 +34,7 @@ class McapSource(EpisodeSource):
         files = [file for place in places for file in mcap_files(Path(place))]
         if not files:
             raise EpisodeError(
-                f"no episode_<i>.mcap that `convert --format mcap` wrote in {', '.join(map(str, places))}"
+                "no episode_<i>.mcap that `convert --format mcap` wrote in {places}", places=", ".join(map(str, places))
             )
         self.files, self.place = files[: options.first], files[0].parent
 
@@ -62,7 +62,9 @@ class McapSource(EpisodeSource):
         except EpisodeError:
             raise
         except Exception as error:  # the libraries' own errors, and those of what they are built on
-            raise EpisodeError(f"{path} cannot be read as an episode: {reason(error)}") from error
+            raise EpisodeError(
+                "{path} cannot be read as an episode: {error}", path=path, error=reason(error)
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,9 @@ class McapFile:
             self._reader = make_reader(self._stream)
             found = [each for each in self._reader.iter_metadata() if each.name == METADATA]
             if not found:
-                raise EpisodeError(f"{path} was not written by `convert --format mcap`; bags are read with --task")
+                raise EpisodeError(
+                    "{path} was not written by `convert --format mcap`; bags are read with --task", path=path
+                )
             self.about: dict[str, Any] = json.loads(found[0].metadata["episode"])
             self.tables: dict[str, dict[int, Any]] = {}
             self._times: dict[str, dict[int, int]] = {}
@@ -127,22 +131,36 @@ class McapFile:
         time_ns = self._times.get(topic, {}).get(row)
         if time_ns is None:
             there = ", ".join(self._times) or "(no images)"
-            raise EpisodeError(f"{self.path} has no row {row} of {topic}; it has: {there}")
+            raise EpisodeError(
+                "{path} has no row {row} of {topic}; it has: {there}", path=self.path, row=row, topic=topic, there=there
+            )
         try:
             with self._lock:
                 for schema, _, message in self._reader.iter_messages([topic], time_ns, time_ns + 1):
                     if message.sequence == row and schema is not None:
                         return messages().read(schema.name, message.data)
         except Exception as error:
-            raise EpisodeError(f"{self.path}: row {row} of {topic} cannot be read: {reason(error)}") from error
-        raise EpisodeError(f"{self.path}: row {row} of {topic} is not where its index has it")
+            raise EpisodeError(
+                "{path}: row {row} of {topic} cannot be read: {error}",
+                path=self.path,
+                row=row,
+                topic=topic,
+                error=reason(error),
+            ) from error
+        raise EpisodeError(
+            "{path}: row {row} of {topic} is not where its index has it", path=self.path, row=row, topic=topic
+        )
 
     def rows(self, feature: str, count: int) -> list[Any]:
         """Messages of a feature, one for each of `count` rows; raises EpisodeError where one is missing."""
         table = self.tables.get(topic_of(feature), {})
         if missing := [row for row in range(count) if row not in table]:
             raise EpisodeError(
-                f"{self.path} lacks row {missing[0]} of {topic_of(feature)}, of {count}: was it cut off?"
+                "{path} lacks row {missing} of {topic}, of {count}: was it cut off?",
+                path=self.path,
+                missing=missing[0],
+                topic=topic_of(feature),
+                count=count,
             )
         return [table[row] for row in range(count)]
 

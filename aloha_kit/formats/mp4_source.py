@@ -48,13 +48,19 @@ class Mp4Source(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("mp4", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"a data set of MP4 and tables is one folder, given {len(places)}")
+            raise EpisodeError("a data set of MP4 and tables is one folder, given {count}", count=len(places))
         self.place = Path(places[0])
         if not self.place.is_dir():
-            raise EpisodeError(f"no folder '{self.place}'; expected one of episodes with a table and .mp4 each")
+            raise EpisodeError(
+                "no folder '{place}'; expected one of episodes with a table and .mp4 each", place=self.place
+            )
         self._folders = episode_folders(self.place)[: options.first]
         if not self._folders:
-            raise EpisodeError(f"{self.place} has no folder with a table ({', '.join(_TABLES)}) of an episode")
+            raise EpisodeError(
+                "{place} has no folder with a table ({tables}) of an episode",
+                place=self.place,
+                tables=", ".join(_TABLES),
+            )
         self._given = options.contract
 
     def __len__(self) -> int:
@@ -74,7 +80,7 @@ class Mp4Source(EpisodeSource):
             found = _Folder(folder, self._given)
             return found.episode(self.name(number))
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-            raise EpisodeError(f"{folder} cannot be read: {reason(error)}") from error
+            raise EpisodeError("{folder} cannot be read: {error}", folder=folder, error=reason(error)) from error
 
 
 def episode_folders(place: Path) -> list[Path]:
@@ -103,7 +109,7 @@ class _Folder:
         self.folder = folder
         table = _table_of(folder)
         if table is None:
-            raise EpisodeError(f"{folder} was removed")
+            raise EpisodeError("{folder} was removed", folder=folder)
         self.table, self.given, self.videos = table, given, sorted(folder.glob("*.mp4"))
 
     def episode(self, name: str) -> EpisodeData:
@@ -118,12 +124,18 @@ class _Folder:
         indexes = {video: VideoIndex.of(video) for video in self.videos}
         for video, index in indexes.items():
             if len(index.times) != rows:
-                raise EpisodeError(f"{video} has {len(index.times)} frames, {self.table.name} has {rows} rows")
+                raise EpisodeError(
+                    "{video} has {count} frames, {name} has {rows} rows",
+                    video=video,
+                    count=len(index.times),
+                    name=self.table.name,
+                    rows=rows,
+                )
         recorded = Contract.from_json(json.dumps(about["contract"])) if about else None
         readers = {video.stem: IndexedFrames(video, index) for video, index in indexes.items()}
         sizes = recorded.cameras if recorded else {video.stem: index.size for video, index in indexes.items()}
         if missing := [camera for camera in sizes if camera not in readers]:
-            raise EpisodeError(f"{self.folder} lacks {missing[0]}.mp4")
+            raise EpisodeError("{folder} lacks {missing}.mp4", folder=self.folder, missing=missing[0])
         cameras = {camera: _Camera(readers[camera], 0, *size) for camera, size in sizes.items()}
         cameras = self._abc_cameras(cameras) if abc else cameras
         rate = self._rate(about, max((index.rate_hz for index in indexes.values()), default=0.0))
@@ -150,8 +162,11 @@ class _Folder:
             columns = next(filter(None, (_of_prefix(table, prefix) for prefix in prefixes)), {})
             if not columns:
                 raise EpisodeError(
-                    f"{self.table} has no column {' or '.join(prefixes)} or {prefixes[0]}.NAME; "
-                    f"it has: {', '.join(table.column_names)}"
+                    "{table} has no column {prefixes} or {prefix}.NAME; it has: {columns}",
+                    table=self.table,
+                    prefixes=" or ".join(prefixes),
+                    prefix=prefixes[0],
+                    columns=", ".join(table.column_names),
                 )
             arrays[array] = _values(table, list(columns))
             named = not all(entry.isdigit() or not entry for entry in columns.values())
@@ -164,7 +179,12 @@ class _Folder:
         about, numbers = self._json(ABC_ABOUT), np.fromfile(self.table, np.float64)
         if not numbers.size or numbers.size % (2 * _ABC_WIDTH):
             size = self.table.stat().st_size
-            raise EpisodeError(f"{self.table} has {size} bytes, expected rows of {2 * _ABC_WIDTH} float64")
+            raise EpisodeError(
+                "{table} has {size} bytes, expected rows of {values} float64",
+                table=self.table,
+                size=size,
+                values=2 * _ABC_WIDTH,
+            )
         rows = numbers.reshape(-1, 2 * _ABC_WIDTH).astype(np.float32)
         names = [f"{side}_{joint}" for side in ("left", "right") for joint in (*map(_joint, range(6)), "gripper")]
         arrays: dict[str, Any] = {"qpos": rows[:, :_ABC_WIDTH], "action": rows[:, _ABC_WIDTH:]}
@@ -176,10 +196,17 @@ class _Folder:
     def _abc_cameras(self, videos: Mapping[str, _Camera]) -> dict[str, _Camera]:
         names = list(self._json(ABC_ABOUT).get("cameras") or ())
         if len(videos) != 1 or not names:
-            raise EpisodeError(f"{self.folder} must have one video, and its cameras in {ABC_ABOUT}")
+            raise EpisodeError(
+                "{folder} must have one video, and its cameras in {file}", folder=self.folder, file=ABC_ABOUT
+            )
         (video,) = videos.values()
         if video.height % len(names):
-            raise EpisodeError(f"{self.folder}: a video {video.height} pixels high is not {len(names)} equal images")
+            raise EpisodeError(
+                "{folder}: a video {height} pixels high is not {count} equal images",
+                folder=self.folder,
+                height=video.height,
+                count=len(names),
+            )
         each = video.height // len(names)
         return {name: _Camera(video.reader, i * each, each, video.width) for i, name in enumerate(names)}
 
@@ -235,7 +262,12 @@ class _Images:
 
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self.cameras:
-            raise EpisodeError(f"{self.where} has no camera '{camera}'; its cameras: {', '.join(self.cameras)}")
+            raise EpisodeError(
+                "{where} has no camera '{camera}'; its cameras: {cameras}",
+                where=self.where,
+                camera=camera,
+                cameras=", ".join(self.cameras),
+            )
         return self.cameras[camera].read(i)
 
 
@@ -252,7 +284,11 @@ def _of_prefix(table: pa.Table, prefix: str) -> dict[str, str]:
 def _values(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[Any]:
     """(rows, width) of some columns, or of one of lists."""
     if missing := [name for name in columns if name not in table.column_names]:
-        raise EpisodeError(f"the table lacks the column {missing[0]}; it has: {', '.join(table.column_names)}")
+        raise EpisodeError(
+            "the table lacks the column {missing}; it has: {columns}",
+            missing=missing[0],
+            columns=", ".join(table.column_names),
+        )
     parts = [table[name].combine_chunks() for name in columns]
     if len(parts) == 1 and (pa.types.is_list(parts[0].type) or pa.types.is_fixed_size_list(parts[0].type)):
         return np.asarray(parts[0].flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1)

@@ -37,7 +37,7 @@ class PushTReplay(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("pusht", "contract", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"Push-T's replay buffer is one folder, given {len(places)}")
+            raise EpisodeError("Push-T's replay buffer is one folder, given {count}", count=len(places))
         self.place = Path(places[0])
         self._buffer = ReplayBuffer(self.place)
         shapes = self._buffer.names()
@@ -97,9 +97,17 @@ class PushTReplayKeypoints(PushTReplay):
 def _check(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if missing := [name for name in (*_WIDTHS, "img") if name not in shapes]:
         names = ", ".join(f"data/{name}" for name in missing)
-        raise EpisodeError(f"{place} is no replay buffer of Push-T: it lacks {names}")
+        raise EpisodeError("{place} is no replay buffer of Push-T: it lacks {names}", place=place, names=names)
     for name, width in _WIDTHS.items():
         if shapes[name][1:] != (width,):
-            raise EpisodeError(f"{place}: {name} has shape {shapes[name]}, expected (rows, {width})")
+            raise EpisodeError(
+                "{place}: {name} has shape {shape}, expected (rows, {width})",
+                place=place,
+                name=name,
+                shape=shapes[name],
+                width=width,
+            )
     if len(shapes["img"]) != 4 or shapes["img"][-1] != 3:
-        raise EpisodeError(f"{place}: img has shape {shapes['img']}, expected (rows, height, width, 3)")
+        raise EpisodeError(
+            "{place}: img has shape {shape}, expected (rows, height, width, 3)", place=place, shape=shapes["img"]
+        )

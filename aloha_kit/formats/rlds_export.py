@@ -76,7 +76,7 @@ class RldsExporter(EpisodeExporter):
         for camera in episode.cameras:
             key = f"steps/observation/{camera}"
             if key in features:
-                raise ConfigError(f"{episode.where}: a camera and a vector would both be {key}")
+                raise ConfigError("{where}: a camera and a vector would both be {key}", where=episode.where, key=key)
             features[key] = scratch / camera
             described[key] = _image((*episode.image_size(camera), 3), "uint8")
             with (scratch / camera).open("wb") as file:
@@ -86,7 +86,12 @@ class RldsExporter(EpisodeExporter):
         depths = {f"steps/observation/{camera}{DEPTH_SUFFIX}": camera for camera in episode.depth_cameras}
         for key, camera in depths.items():
             if key in features:
-                raise ConfigError(f"{episode.where}: the depth of {camera} and another feature would both be {key}")
+                raise ConfigError(
+                    "{where}: the depth of {camera} and another feature would both be {key}",
+                    where=episode.where,
+                    camera=camera,
+                    key=key,
+                )
             place = scratch / key.rpartition("/")[2]
             features[key] = place
             described[key] = _image((*contract.depth_cameras[camera], 1), "uint16")

@@ -48,13 +48,13 @@ class RldsSource(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("rlds", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"an RLDS data set is one folder, given {len(places)}")
+            raise EpisodeError("an RLDS data set is one folder, given {count}", count=len(places))
         self.place = Path(places[0])
         self._folder = version_folder(self.place)
         self._features = dict(_flat(_json(self._folder / "features.json")))
         self._episodes = list(_records(self._folder, _json(self._folder / "dataset_info.json")))[: options.first]
         if not self._episodes:
-            raise EpisodeError(f"{self._folder} holds no episode")
+            raise EpisodeError("{folder} holds no episode", folder=self._folder)
         self.validation = tuple(one.name for one in self._episodes if one.split in VALIDATION)
         ours = self._folder / ABOUT
         self._ours = _json(ours) if ours.is_file() else {}
@@ -80,7 +80,7 @@ class RldsSource(EpisodeSource):
         try:
             data = FileBytes(one.file)
         except OSError as error:
-            raise EpisodeError(f"{one.file} cannot be read: {reason(error)}") from error
+            raise EpisodeError("{file} cannot be read: {error}", file=one.file, error=reason(error)) from error
         try:
             return self._episode(one, data)
         except BaseException:
@@ -116,7 +116,14 @@ class RldsSource(EpisodeSource):
         values = message.get(key)
         if not isinstance(values, np.ndarray) or len(values) != rows * self._width(key) or not rows:
             there = f"{len(values)} numbers" if isinstance(values, np.ndarray) else "no numbers"
-            raise EpisodeError(f"{where} has {there} of {key}, expected {self._width(key)} for each of {rows} steps")
+            raise EpisodeError(
+                "{where} has {there} of {key}, expected {expected} for each of {rows} steps",
+                where=where,
+                there=there,
+                key=key,
+                expected=self._width(key),
+                rows=rows,
+            )
         return values.reshape(rows, -1)
 
     def _width(self, key: str) -> int:
@@ -140,7 +147,12 @@ class RldsSource(EpisodeSource):
         state = next((seen[name] for name in STATES if name in seen), None)
         if state is None or ACTION not in vectors:
             what = ACTION if state else f"{OBSERVATION}{' or '.join(STATES)}"
-            raise EpisodeError(f"{self._folder} has no vector {what}; its features: {', '.join(self._features)}")
+            raise EpisodeError(
+                "{folder} has no vector {what}; its features: {features}",
+                folder=self._folder,
+                what=what,
+                features=", ".join(self._features),
+            )
         arrays = {ACTION: "action", state: "qpos"} | ({REWARD: "reward"} if REWARD in vectors else {})
         arrays |= {key: f"{SENSORS}{name}" for name, key in seen.items() if key != state}
         images = [key for key, one in self._features.items() if one.kind == "image" and one.shape[-1] == 3]
@@ -207,11 +219,17 @@ class _Images:
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self.places or not 0 <= i < len(self.places[camera]):
             there = ", ".join(self.places) or "(none)"
-            raise EpisodeError(f"{self.where} has no image {i} of camera '{camera}'; its cameras: {there}")
+            raise EpisodeError(
+                "{where} has no image {i} of camera '{camera}'; its cameras: {there}",
+                where=self.where,
+                i=i,
+                camera=camera,
+                there=there,
+            )
         begin, end = self.places[camera][i]
         image = decode(self.data[begin:end])
         if image is None:
-            raise EpisodeError(f"{self.where}: image {i} of {camera} cannot be decoded")
+            raise EpisodeError("{where}: image {i} of {camera} cannot be decoded", where=self.where, i=i, camera=camera)
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -226,19 +244,29 @@ class _Depth:
     def __call__(self, camera: str, i: int) -> Depth:
         if camera not in self.places or not 0 <= i < len(self.places[camera]):
             there = ", ".join(self.places) or "(none)"
-            raise EpisodeError(f"{self.where} has no depth {i} of camera '{camera}'; depth is of: {there}")
+            raise EpisodeError(
+                "{where} has no depth {i} of camera '{camera}'; depth is of: {there}",
+                where=self.where,
+                i=i,
+                camera=camera,
+                there=there,
+            )
         begin, end = self.places[camera][i]
         try:
             return decode_depth(self.data[begin:end])
         except EpisodeError as error:
-            raise EpisodeError(f"{self.where}: depth {i} of {camera}: {error}") from None
+            raise EpisodeError(
+                "{where}: depth {i} of {camera}: {error}", where=self.where, i=i, camera=camera, error=error
+            ) from None
 
 
 def _images_of(message: Mapping[str, Any], key: str, rows: int, where: str) -> Any:
     """Places of the encoded images of a feature."""
     found = message.get(key, [])
     if len(found) != rows:
-        raise EpisodeError(f"{where} has {len(found)} images of {key} for {rows} actions")
+        raise EpisodeError(
+            "{where} has {count} images of {key} for {rows} actions", where=where, count=len(found), key=key, rows=rows
+        )
     return found
 
 
@@ -252,10 +280,14 @@ def version_folder(place: Path) -> Path:
         found = [one for one in (place.glob(pattern) if pattern else [place]) if (one / "features.json").is_file()]
         names = {one.parent.name for one in found}
         if len(names) > 1:
-            raise EpisodeError(f"{place} holds several data sets, give one of them: {', '.join(sorted(names))}")
+            raise EpisodeError(
+                "{place} holds several data sets, give one of them: {names}",
+                place=place,
+                names=", ".join(sorted(names)),
+            )
         if found:
             return max(found, key=lambda one: [int(t) if t.isdigit() else -1 for t in one.name.split(".")])
-    raise EpisodeError(f"no RLDS data set in '{place}'; expected features.json and dataset_info.json")
+    raise EpisodeError("no RLDS data set in '{place}'; expected features.json and dataset_info.json", place=place)
 
 
 def _flat(described: Mapping[str, Any], name: str = "") -> list[tuple[str, _Feature]]:
@@ -280,7 +312,9 @@ def _records(folder: Path, info: Mapping[str, Any]) -> list[_Record]:
         EpisodeError: another file format, a missing or damaged file, or another number of episodes than is stated.
     """
     if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise EpisodeError(f"{folder} is of the file format {info['fileFormat']}; read is tfrecord")
+        raise EpisodeError(
+            "{folder} is of the file format {format}; read is tfrecord", folder=folder, format=info["fileFormat"]
+        )
     found = []
     for split in info.get("splits", ()):
         lengths = [int(length) for length in split.get("shardLengths", ())]
@@ -293,10 +327,15 @@ def _records(folder: Path, info: Mapping[str, Any]) -> list[_Record]:
                 name = name.replace(key, str(value))
             file = folder / name
             if not file.is_file():
-                raise EpisodeError(f"{folder} lacks {name}")
+                raise EpisodeError("{folder} lacks {name}", folder=folder, name=name)
             places = records(file)
             if len(places) != length:
-                raise EpisodeError(f"{file} has {len(places)} episodes, dataset_info.json states {length}")
+                raise EpisodeError(
+                    "{file} has {count} episodes, dataset_info.json states {length}",
+                    file=file,
+                    count=len(places),
+                    length=length,
+                )
             for place in places:
                 found.append(_Record(file, place, str(split["name"]), number))
                 number += 1
@@ -312,4 +351,4 @@ def _json(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     except (OSError, ValueError) as error:
-        raise EpisodeError(f"{path} cannot be read: {reason(error)}") from error
+        raise EpisodeError("{path} cannot be read: {error}", path=path, error=reason(error)) from error

@@ -47,13 +47,17 @@ class RobomimicSource(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("robomimic", "contract", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"a robomimic data set is one HDF5 file, given {len(places)} places")
+            raise EpisodeError("a robomimic data set is one HDF5 file, given {count} places", count=len(places))
         self.place, key = split_filter_key(places[0])
         if not self.place.is_file():
-            raise EpisodeError(f"no file '{self.place}'; expected a robomimic data set such as low_dim_v15.hdf5")
+            raise EpisodeError(
+                "no file '{place}'; expected a robomimic data set such as low_dim_v15.hdf5", place=self.place
+            )
         with damage_reported(self.place), reading(self.place) as file:
             if not is_robomimic(file):
-                raise EpisodeError(f"{self.place} is no robomimic data set: it lacks data/demo_<i> or env_args of data")
+                raise EpisodeError(
+                    "{place} is no robomimic data set: it lacks data/demo_<i> or env_args of data", place=self.place
+                )
             self.env_args = _env_args(file, self.place)
             self._demos = _demos(file, self.place, key)[: options.first]
             self.validation = () if key else tuple(name for name in _mask(file, "valid") if name in self._demos)
@@ -153,7 +157,9 @@ class Demo:
     def table(self, key: str, dimensions: tuple[int, ...] = (2,), dtype: Any = np.float32) -> npt.NDArray[Any]:
         """(T, …) of a data set beside the observations."""
         if key not in self.group:
-            raise EpisodeError(f"{self.where} lacks {key}; it has: {', '.join(self.group)}")
+            raise EpisodeError(
+                "{where} lacks {key}; it has: {there}", where=self.where, key=key, there=", ".join(self.group)
+            )
         data = self.group[key]
         self._check(data, key, dimensions)
         return np.asarray(data[:], dtype)
@@ -163,7 +169,9 @@ class Demo:
         """The simulator's model, XML."""
         text = self.group.attrs.get("model_file")
         if text is None:
-            raise EpisodeError(f"{self.where} lacks the attribute model_file, the model that its states are of")
+            raise EpisodeError(
+                "{where} lacks the attribute model_file, the model that its states are of", where=self.where
+            )
         return text.decode() if isinstance(text, bytes) else str(text)
 
     @property
@@ -199,7 +207,12 @@ class Demo:
             if key in self.obs:
                 parts.setdefault(vector, []).append(self.observations(key))
             elif vector == "qpos":
-                raise EpisodeError(f"{self.where} lacks the observations {key}; it has: {', '.join(self.obs)}")
+                raise EpisodeError(
+                    "{where} lacks the observations {key}; it has: {there}",
+                    where=self.where,
+                    key=key,
+                    there=", ".join(self.obs),
+                )
         return {vector: np.concatenate(tables, axis=1) for vector, tables in parts.items()}
 
     def observations(self, key: str) -> Array:
@@ -216,7 +229,12 @@ class Demo:
         wanted = [f"{robot}_{key}" for robot in robots or ("robot0",) for key in STATE_KEYS]
         if missing := [key for key in wanted if key not in self.obs]:
             there = ", ".join(self.obs) or "(none; robomimic's dataset_states_to_obs.py computes them)"
-            raise EpisodeError(f"{self.where} lacks the observations {', '.join(missing)}; it has: {there}")
+            raise EpisodeError(
+                "{where} lacks the observations {missing}; it has: {there}",
+                where=self.where,
+                missing=", ".join(missing),
+                there=there,
+            )
         tables = [self.observations(key) for key in wanted]
         fingers = {robot: self.obs[f"{robot}_gripper_qpos"].shape[1] for robot in robots}
         return fingers, np.concatenate(tables, axis=1)
@@ -231,7 +249,12 @@ class Demo:
                 self._check(rows, f"obs/{key}", (4,))
                 if rows.shape[-1] != 3 or rows.dtype != np.uint8:
                     shape = f"{rows.shape} {rows.dtype}"
-                    raise EpisodeError(f"{self.where}: obs/{key} is {shape}, expected (rows, height, width, 3) uint8")
+                    raise EpisodeError(
+                        "{where}: obs/{key} is {shape}, expected (rows, height, width, 3) uint8",
+                        where=self.where,
+                        key=key,
+                        shape=shape,
+                    )
                 sizes[key.removesuffix(IMAGE_SUFFIX)] = (rows.shape[1], rows.shape[2])
         return sizes
 
@@ -241,7 +264,13 @@ class Demo:
             image: Image | None = self._row(f"{camera}{IMAGE_SUFFIX}", i)
             if image is None:
                 there = ", ".join(self.cameras) or "(none)"
-                raise EpisodeError(f"{self.where} has no image {i} of camera '{camera}'; its cameras: {there}")
+                raise EpisodeError(
+                    "{where} has no image {i} of camera '{camera}'; its cameras: {there}",
+                    where=self.where,
+                    i=i,
+                    camera=camera,
+                    there=there,
+                )
             return image
 
     def depth(self, camera: str, i: int) -> Depth:
@@ -249,7 +278,9 @@ class Demo:
         with damage_reported(self.where):
             found = self._row(f"{camera}{DEPTH_SUFFIX}", i)
             if found is None:
-                raise EpisodeError(f"{self.where} has no depth {i} of camera '{camera}'")
+                raise EpisodeError(
+                    "{where} has no depth {i} of camera '{camera}'", where=self.where, i=i, camera=camera
+                )
             return np.asarray(found[..., 0], np.uint16)
 
     def _row(self, key: str, i: int) -> Any:
@@ -269,11 +300,18 @@ class Demo:
         try:
             (require_rows if len(getattr(data, "shape", None) or ()) > 2 else require_table)(data, name)
         except EpisodeError as error:
-            raise EpisodeError(f"{self.where}: {error}") from None
+            raise EpisodeError("{where}: {error}", where=self.where, error=error) from None
         steps = len(self.group["actions"])
         if len(data.shape) not in dimensions or len(data) != steps:
             what = " or ".join(f"{count} dimensions" for count in dimensions)
-            raise EpisodeError(f"{self.where}: {name} has shape {data.shape}, expected {what} and {steps} rows")
+            raise EpisodeError(
+                "{where}: {name} has shape {shape}, expected {what} and {steps} rows",
+                where=self.where,
+                name=name,
+                shape=data.shape,
+                what=what,
+                steps=steps,
+            )
 
 
 _NUMBER = re.compile(r"demo_(\d+)")
@@ -294,7 +332,9 @@ def _env_args(file: Any, path: Path) -> dict[str, Any]:
             return found
     except (TypeError, ValueError):
         pass
-    raise EpisodeError(f'{path}: env_args of data must be JSON like {{"env_name": "Lift", …}}, given {text!r:.80}')
+    raise EpisodeError(
+        '{path}: env_args of data must be JSON like {{"env_name": "Lift", …}}, given {text!r:.80}', path=path, text=text
+    )
 
 
 def _demos(file: Any, path: Path, key: str) -> list[str]:
@@ -304,12 +344,16 @@ def _demos(file: Any, path: Path, key: str) -> list[str]:
         return there
     keys = list(file.get("mask", {}))
     if key not in keys:
-        raise EpisodeError(f"{path} has no filter key '{key}'. {did_you_mean(key, keys)}")
+        raise EpisodeError(
+            "{path} has no filter key '{key}'. {known}", path=path, key=key, known=did_you_mean(key, keys)
+        )
     listed = _mask(file, key)
     if missing := [name for name in listed if name not in there]:
-        raise EpisodeError(f"{path}: filter key '{key}' lists {missing[0]}, which is not in data")
+        raise EpisodeError(
+            "{path}: filter key '{key}' lists {missing}, which is not in data", path=path, key=key, missing=missing[0]
+        )
     if not listed:
-        raise EpisodeError(f"{path}: filter key '{key}' lists no demonstration")
+        raise EpisodeError("{path}: filter key '{key}' lists no demonstration", path=path, key=key)
     return [name for name in there if name in set(listed)]
 
 

@@ -106,7 +106,7 @@ class RobomimicExporter(EpisodeExporter):
         if simulator is not None:
             if len(simulator.states) != episode.length:
                 given = f"{episode.length} actions and {len(simulator.states)} simulator states"
-                raise EpisodeError(f"{episode.where} has {given}")
+                raise EpisodeError("{where} has {given}", where=episode.where, given=given)
             file["states"] = simulator.states
             file.attrs["model_file"] = simulator.model  # of variable length: others may not exceed 64 kB
         file.attrs["num_samples"] = episode.length
@@ -159,7 +159,12 @@ def _join(data: Any, name: str, part: Path) -> int:
     with hdf5.reading(part) as file:
         for key in (CONTRACT, "env_args"):
             if data.attrs.setdefault(key, file.attrs[key]) != file.attrs[key]:
-                raise ContractError(f"{name} differs from the demonstrations before it in {key}: {file.attrs[key]}")
+                raise ContractError(
+                    "{name} differs from the demonstrations before it in {key}: {value}",
+                    name=name,
+                    key=key,
+                    value=file.attrs[key],
+                )
         first = next(iter(data.values()), None)
         if first is not None and ("next_obs" in first) != ("next_obs" in file):
             raise ContractError(

@@ -22,8 +22,9 @@ try:
     from aloha_kit.mujoco_images import ModelRenderer  # before MuJoCo: how it draws is settled when it loads
 except ImportError as missing:
     raise ConfigError(
-        f"images of a robomimic data set without stored ones are rendered with MuJoCo, which is missing ({missing}); "
-        "`make robosuite` installs it with robosuite in .venv-robosuite"
+        "images of a robomimic data set without stored ones are rendered with MuJoCo, which is missing "
+        "({missing}); `make robosuite` installs it with robosuite in .venv-robosuite",
+        missing=missing,
     ) from missing
 import mujoco
 
@@ -88,13 +89,21 @@ class StatePlayer:
             self.model: Any = mujoco.MjModel.from_xml_string(_with_installed_files(xml, where))
         except ValueError as error:
             raise EpisodeError(
-                f"{where}: MuJoCo {mujoco.__version__} does not load model_file: {reason(error)}"
+                "{where}: MuJoCo {version} does not load model_file: {error}",
+                where=where,
+                version=mujoco.__version__,
+                error=reason(error),
             ) from error
         entries = 1 + self.model.nq + self.model.nv
         if states.shape[1] != entries:
             raise EpisodeError(
-                f"{where}: states has {states.shape[1]} entries, and the model of model_file has {entries}: "
-                f"time, {self.model.nq} positions, {self.model.nv} velocities"
+                "{where}: states has {count} entries, and the model of model_file has {entries}: time, {nq} "
+                "positions, {nv} velocities",
+                where=where,
+                count=states.shape[1],
+                entries=entries,
+                nq=self.model.nq,
+                nv=self.model.nv,
             )
         self._data = mujoco.MjData(self.model)
         self._renderer = ModelRenderer(self.model, self._data, groups=VISUAL_GROUPS, shadows=False)
@@ -108,7 +117,7 @@ class StatePlayer:
         """Those of `names` that the model has, or else its first camera."""
         there = [self.model.camera(i).name for i in range(self.model.ncam)]
         if not there:
-            raise EpisodeError(f"{self._where}: the model of model_file has no camera")
+            raise EpisodeError("{where}: the model of model_file has no camera", where=self._where)
         return [name for name in names if name in there] or there[:1]
 
     def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
@@ -120,9 +129,13 @@ class StatePlayer:
         try:
             self.model.camera(camera)
         except KeyError:
-            raise EpisodeError(f"{self._where}: the model has no camera '{camera}'") from None
+            raise EpisodeError(
+                "{where}: the model has no camera '{camera}'", where=self._where, camera=camera
+            ) from None
         if not 0 <= i < len(self.states):
-            raise EpisodeError(f"{self._where} has no state {i} for an image, but {len(self.states)}")
+            raise EpisodeError(
+                "{where} has no state {i} for an image, but {count}", where=self._where, i=i, count=len(self.states)
+            )
         state, positions = self.states[i], self.model.nq
         self._data.time = state[0]
         self._data.qpos[:] = state[1 : 1 + positions]
@@ -152,11 +165,15 @@ def _with_installed_files(xml: str, where: str) -> str:
     changed = _FILE.sub(here, xml)
     if lacking and root is None:
         raise EpisodeError(
-            f"{where}: meshes of its model are robosuite's, which is not installed here; `make robosuite` installs it: "
-            "then .venv-robosuite/bin/python -m aloha_kit.replay …"
+            "{where}: meshes of its model are robosuite's, which is not installed here; `make robosuite` "
+            "installs it: then .venv-robosuite/bin/python -m aloha_kit.replay …",
+            where=where,
         )
     if lacking:
         raise EpisodeError(
-            f"{where}: {len(lacking)} files of its model are not in the installed robosuite, such as {lacking[0]}"
+            "{where}: {count} files of its model are not in the installed robosuite, such as {lacking}",
+            where=where,
+            count=len(lacking),
+            lacking=lacking[0],
         )
     return changed

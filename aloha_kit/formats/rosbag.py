@@ -51,11 +51,13 @@ class RosbagSource(EpisodeSource):
         self._task = load(TaskConfig, "tasks", task)
         self._rig = load(RigConfig, "rigs", options.rig or self._task.rig)
         if not self._rig.followers:
-            raise ConfigError(f"rig '{self._rig.name}' lists no followers; bags are read of a rig behind ROS")
+            raise ConfigError("rig '{name}' lists no followers; bags are read of a rig behind ROS", name=self._rig.name)
         bags = [bag for place in places for bag in bags_in(Path(place))]
         if not bags:
             raise EpisodeError(
-                f"no bag in {', '.join(map(str, places))}; expected {', '.join(BAGS)} or folders of rosbag2"
+                "no bag in {places}; expected {bags} or folders of rosbag2",
+                places=", ".join(map(str, places)),
+                bags=", ".join(BAGS),
             )
         self.bags, self.place = bags[: options.first], bags[0].parent
         self._recorded: _Recording | None = None
@@ -99,7 +101,7 @@ class RosbagSource(EpisodeSource):
             try:
                 env = BagReplay(bag, task, rig, topics, followers=followers, leaders=leaders)
             except (StreamError, ContractError) as error:
-                raise EpisodeError(f"{path}: {shown(error)}") from error
+                raise EpisodeError("{path}: {error}", path=path, error=shown(error)) from error
             policy = env.recorded_actions() if leaders else self._commanded(bag, env, followers)
             writer = EpisodeWriter(
                 folder,
@@ -115,9 +117,11 @@ class RosbagSource(EpisodeSource):
                 outcome = run_episode(env, policy, [_Described(writer, env), writer])
             except (StreamError, ContractError, SafetyError) as error:
                 after = f"{env.seconds:.2f} s after its first message"
-                raise EpisodeError(f"{path}: {after}: {shown(error)}") from error
+                raise EpisodeError("{path}: {after}: {error}", path=path, after=after, error=shown(error)) from error
             if not outcome.steps:
-                raise EpisodeError(f"{path}: it ends before the second step at {task.rate_hz:g} Hz")
+                raise EpisodeError(
+                    "{path}: it ends before the second step at {rate_hz:g} Hz", path=path, rate_hz=task.rate_hz
+                )
 
     def _leaders(self, bag: Bag) -> dict[str, ArmReader]:
         """Readers of the leaders where all of them are in the bag, else none."""
@@ -131,11 +135,22 @@ class RosbagSource(EpisodeSource):
         topics = dict(rig_topics(self._rig, self._task.cameras, leaders=leaders))
         there = ", ".join(sorted(bag.topics)) or "(none)"
         if missing := [f"{topic.name} ({stream})" for stream, topic in topics.items() if topic.name not in bag.topics]:
-            raise EpisodeError(f"{bag.path} has no messages on {', '.join(missing)}; its topics: {there}")
+            raise EpisodeError(
+                "{path} has no messages on {missing}; its topics: {there}",
+                path=bag.path,
+                missing=", ".join(missing),
+                there=there,
+            )
         for topic in topics.values():
             if bag.topics[topic.name] != topic.type:
                 given = bag.topics[topic.name]
-                raise EpisodeError(f"{bag.path}: {topic.name} has messages of {given}, expected {topic.type}")
+                raise EpisodeError(
+                    "{path}: {name} has messages of {given}, expected {type}",
+                    path=bag.path,
+                    name=topic.name,
+                    given=given,
+                    type=topic.type,
+                )
         return topics
 
     def _commanded(self, bag: Bag, env: BagReplay, followers: dict[str, ArmReader]) -> Policy:
@@ -144,13 +159,18 @@ class RosbagSource(EpisodeSource):
         try:
             commands = read_commands(bag, rig, followers)
         except StreamError as error:
-            raise EpisodeError(f"{bag.path}: {shown(error)}") from error
+            raise EpisodeError("{path}: {error}", path=bag.path, error=shown(error)) from error
         if commands is None:
             states = [arm_description(arm).state_topic for arm in rig.leaders.values()]
             sent = [topic for arm in rig.followers.values() for topic in arm_description(arm).command_topics[:2]]
             wanted = " nor ".join(", ".join(topics) for topics in (states, sent) if topics)
             there = ", ".join(sorted(bag.topics))
-            raise EpisodeError(f"{bag.path} has no actions: neither {wanted} have messages; its topics: {there}")
+            raise EpisodeError(
+                "{path} has no actions: neither {wanted} have messages; its topics: {there}",
+                path=bag.path,
+                wanted=wanted,
+                there=there,
+            )
         arms_commands, base = commands
         policy = CommandedTargets(arms_commands, base, rig.base is not None, env, round(1e9 / self._task.rate_hz))
         env.begin_at(policy.begin_ns)

@@ -16,6 +16,7 @@ from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.exporter import PER_STEP
 from aloha_kit.core.features import DEPTHS, IMAGES
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Array, Depth, EpisodeData, EpisodeSource, Image, Shard
 from aloha_kit.formats import ReadOptions
 from aloha_kit.formats.shard_store import EPISODES, open_shards, ShardStore, table_file
@@ -37,7 +38,7 @@ class ShardSource(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("shards", "contract", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"a data set of shards is one folder or URL, given {len(places)}")
+            raise EpisodeError("a data set of shards is one folder or URL, given {count}", count=len(places))
         self.store: ShardStore = open_shards(places[0], options.cache_dir, options.cache_gb)
         self.place, self.window_bytes = self.store.place, self.store.window_bytes
         about = self.store.about
@@ -111,7 +112,7 @@ class ShardSource(EpisodeSource):
             try:
                 self._tables[name] = np.load(file, mmap_mode="r")
             except (OSError, ValueError) as error:
-                raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+                raise EpisodeError("{file} cannot be read: {error}", file=file, error=reason(error)) from error
         return self._tables[name]
 
     def first_frame(self, number: int) -> int:
@@ -130,7 +131,7 @@ class ShardSource(EpisodeSource):
         try:
             return file.read_bytes()
         except OSError as error:
-            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+            raise EpisodeError("{file} cannot be read: {error}", file=file, error=reason(error)) from error
 
     def _about(self, number: int) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(self._lines[number])
@@ -203,7 +204,13 @@ class _Images:
         """The stored bytes of a row."""
         source, known = self.source, self.source.store.about["images"]
         if feature not in known or not 0 <= i < source.frames(self.number):
-            raise EpisodeError(f"{self.where} has no row {i} of {feature}; it has: {', '.join(known) or '(no images)'}")
+            raise EpisodeError(
+                "{where} has no row {i} of {feature}; it has: {known}",
+                where=self.where,
+                i=i,
+                feature=feature,
+                known=", ".join(known) or Message("(no images)"),
+            )
         offset, size = source.table(f"places/{feature}")[source.first_frame(self.number) + i].tolist()
         return source.store.read(source.shard(self.number).name, source.begin(self.number) + offset, size)
 
@@ -212,4 +219,10 @@ class _Images:
         try:
             return decode(data)
         except EpisodeError as error:
-            raise EpisodeError(f"{self.where}: row {i} of {feature} cannot be used: {error}") from error
+            raise EpisodeError(
+                "{where}: row {i} of {feature} cannot be used: {error}",
+                where=self.where,
+                i=i,
+                feature=feature,
+                error=error,
+            ) from error

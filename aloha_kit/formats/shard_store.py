@@ -99,7 +99,9 @@ class FolderStore:
         try:
             self.about = _parsed((folder / INDEX).read_bytes(), self.where)
         except OSError as error:
-            raise EpisodeError(f"no data set of shards in '{folder}': it lacks {INDEX}") from error
+            raise EpisodeError(
+                "no data set of shards in '{folder}': it lacks {index}", folder=folder, index=INDEX
+            ) from error
 
     def file(self, name: str) -> Path:
         return self.place / name
@@ -112,9 +114,13 @@ class FolderStore:
             finally:
                 os.close(handle)
         except OSError as error:
-            raise EpisodeError(f"{self.place / shard} cannot be read: {reason(error)}") from error
+            raise EpisodeError(
+                "{path} cannot be read: {error}", path=self.place / shard, error=reason(error)
+            ) from error
         if len(data) < size:
-            raise EpisodeError(f"{self.place / shard} is cut off: it ends before byte {offset + size}")
+            raise EpisodeError(
+                "{path} is cut off: it ends before byte {end}", path=self.place / shard, end=offset + size
+            )
         return data
 
     def fetch(self, shard: str) -> None:
@@ -134,7 +140,7 @@ class UrlStore:
         self._opened: Store | None = None
         size = self._retried(INDEX, lambda: self._store().size(INDEX))
         if size is None:
-            raise EpisodeError(f"no data set of shards at {url}: it lacks {INDEX}")
+            raise EpisodeError("no data set of shards at {url}: it lacks {index}", url=url, index=INDEX)
         raw = self._read(INDEX, 0, size)
         self.about = _parsed(raw, url)
         self._listed = {**self.about["tables"], **{shard["name"]: shard for shard in self.about["shards"]}}
@@ -147,7 +153,12 @@ class UrlStore:
         self.window_bytes = None if fits else room // 2  # training reads one half while the next one is fetched
         if not fits and max(sizes) > room // 2:
             least = math.ceil((tables + 2 * max(sizes)) / 1e6) / 1e3
-            raise ConfigError(f"--cache_gb {cache_gb:g} is too small for {url}: give at least {least:g}")
+            raise ConfigError(
+                "--cache_gb {cache_gb:g} is too small for {url}: give at least {least:g}",
+                cache_gb=cache_gb,
+                url=url,
+                least=least,
+            )
         self._cache = ShardCache(self.place / "shards", room, self._download)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,11 +196,17 @@ class UrlStore:
                     stream.write(block)
         except OSError as error:  # of this disk: those of the network are an EpisodeError
             raise ConfigError(
-                f"{name} of {self._url} cannot be kept in {part.parent}: {error.strerror or error}; "
-                "give another --cache_dir, or a smaller --cache_gb"
+                "{name} of {url} cannot be kept in {parent}: {strerror}; give another --cache_dir, or a smaller "
+                "--cache_gb",
+                name=name,
+                url=self._url,
+                parent=part.parent,
+                strerror=error.strerror or error,
             ) from error
         if digest.hexdigest() != self._listed[name]["sha256"]:
-            raise EpisodeError(f"{self._url}/{name} differs from what {INDEX} lists: was it changed?")
+            raise EpisodeError(
+                "{url}/{name} differs from what {index} lists: was it changed?", url=self._url, name=name, index=INDEX
+            )
 
     def _read(self, name: str, start: int, stop: int) -> bytes:
         return self._retried(name, lambda: self._store().read(name, start, stop))
@@ -206,13 +223,18 @@ class UrlStore:
             try:
                 return work()
             except FileNotFoundError as error:
-                raise EpisodeError(f"{where} does not exist") from error
+                raise EpisodeError("{where} does not exist", where=where) from error
             except ConfigError:
                 raise
             except Exception as error:  # each driver has errors of its own
                 why = reason(error) or type(error).__name__
                 if pause is None:
-                    raise EpisodeError(f"{where} cannot be read, tried {len(PAUSES_S) + 1} times: {why}") from error
+                    raise EpisodeError(
+                        "{where} cannot be read, tried {tries} times: {why}",
+                        where=where,
+                        tries=len(PAUSES_S) + 1,
+                        why=why,
+                    ) from error
                 LOG.warning("%s: %s; tried again in %.0f s", where, why, pause)
                 time.sleep(pause)
         raise AssertionError
@@ -223,7 +245,14 @@ def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
         about: Mapping[str, Any] = json.loads(raw)
         version = about["aloha_kit_shards"]
     except (ValueError, LookupError, TypeError) as error:
-        raise EpisodeError(f"{where}/{INDEX} is damaged: {reason(error)}") from error
+        raise EpisodeError(
+            "{where}/{index} is damaged: {error}", where=where, index=INDEX, error=reason(error)
+        ) from error
     if version != SHARDS:
-        raise EpisodeError(f"{where}: shards of version {version}, this program reads version {SHARDS}")
+        raise EpisodeError(
+            "{where}: shards of version {version}, this program reads version {known}",
+            where=where,
+            version=version,
+            known=SHARDS,
+        )
     return about

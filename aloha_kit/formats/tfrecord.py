@@ -95,7 +95,9 @@ def records(path: Path) -> list[Place]:
             end = at + _HEAD + (struct.unpack("<Q", head[:8])[0] if sound else size)
             if end + _FOOT > size:
                 what = "is cut" if sound else "has a damaged length"
-                raise EpisodeError(f"{path}: record {len(found)} {what}, at byte {at}")
+                raise EpisodeError(
+                    "{path}: record {count} {what}, at byte {at}", path=path, count=len(found), what=what, at=at
+                )
             found.append((at + _HEAD, end))
             at = end + _FOOT
     return found
@@ -116,7 +118,7 @@ def read_message(data: FileBytes, place: Place, where: str) -> dict[str, npt.NDA
     for at in range(begin, end, _BLOCK):
         crc = google_crc32c.extend(crc, data[at : min(at + _BLOCK, end)])
     if struct.unpack("<I", data[end : end + _FOOT])[0] != _masked(crc):
-        raise EpisodeError(f"{where} is damaged: its checksum differs")
+        raise EpisodeError("{where} is damaged: its checksum differs", where=where)
     try:
         found = {}
         for _, features in _fields(data, begin, end):
@@ -126,7 +128,7 @@ def read_message(data: FileBytes, place: Place, where: str) -> dict[str, npt.NDA
                 found[name] = _decoded(data, parts[2]) if 2 in parts else []
         return found
     except (ValueError, LookupError, TypeError, struct.error) as error:
-        raise EpisodeError(f"{where} is no tf.train.Example: {reason(error)}") from error
+        raise EpisodeError("{where} is no tf.train.Example: {error}", where=where, error=reason(error)) from error
 
 
 def _encoded(value: Value) -> tuple[int, bytes | Path, int]:

@@ -30,7 +30,7 @@ def codec_and_crf(options: WriteOptions) -> tuple[Codec, int]:
     codec = options.codec or "h264"
     crf = _CRF[codec] if options.crf is None else options.crf
     if crf > _WORST[codec]:
-        raise ConfigError(f"--crf of {codec} is 0 to {_WORST[codec]}, given {crf}")
+        raise ConfigError("--crf of {codec} is 0 to {worst}, given {crf}", codec=codec, worst=_WORST[codec], crf=crf)
     return codec, crf
 
 
@@ -64,5 +64,11 @@ def write_video(
                 kept[i] = image
     count, decibels = quality(path, kept)
     if count != rows:
-        raise EpisodeError(f"{episode.where}: {count} of {rows} images of '{camera}' are in its video")
+        raise EpisodeError(
+            "{where}: {count} of {rows} images of '{camera}' are in its video",
+            where=episode.where,
+            count=count,
+            rows=rows,
+            camera=camera,
+        )
     record.images[camera]["psnr_db"] = round(float(np.mean(decibels)), 2)

@@ -36,12 +36,18 @@ class ReplayBuffer:
     def __init__(self, place: Path) -> None:
         self.place = place
         if not place.exists():
-            raise EpisodeError(f"no folder '{place}'; expected a replay buffer such as pusht_cchi_v7_replay.zarr")
+            raise EpisodeError(
+                "no folder '{place}'; expected a replay buffer such as pusht_cchi_v7_replay.zarr", place=place
+            )
         if self.text("zarr.json"):
-            raise EpisodeError(f"{place} is of Zarr's version 3; replay buffers of Diffusion Policy are of version 2")
+            raise EpisodeError(
+                "{place} is of Zarr's version 3; replay buffers of Diffusion Policy are of version 2", place=place
+            )
         missing = [name for name in (ENDS, "data/action") if not self.text(f"{name}/.zarray")]
         if missing and self.text(".zgroup"):
-            raise EpisodeError(f"{place} is no replay buffer: it lacks {' and '.join(missing)}")
+            raise EpisodeError(
+                "{place} is no replay buffer: it lacks {missing}", place=place, missing=" and ".join(missing)
+            )
         self.ends = self._ends()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +59,9 @@ class ReplayBuffer:
         try:
             return {name: tuple(array.shape) for name, array in sorted(self.group["data"].arrays())}
         except Exception as error:  # zarr 2 and 3 raise different ones
-            raise EpisodeError(f"{self.place}: an array of data cannot be opened: {reason(error)}") from error
+            raise EpisodeError(
+                "{place}: an array of data cannot be opened: {error}", place=self.place, error=reason(error)
+            ) from error
 
     def array(self, name: str) -> Any:
         """The zarr array of a name."""
@@ -67,7 +75,7 @@ class ReplayBuffer:
                 return zarr.open_group(str(self.place), mode="r")
             return zarr.open_group(ZipStore(str(self.place), mode="r"), path=self._prefix.rstrip("/"), mode="r")
         except Exception as error:  # zarr 2 and 3 raise different ones
-            raise EpisodeError(f"{self.place} is no zarr group: {reason(error)}") from error
+            raise EpisodeError("{place} is no zarr group: {error}", place=self.place, error=reason(error)) from error
 
     def text(self, name: str) -> str:
         """A file of the buffer; empty where there is none."""
@@ -102,7 +110,10 @@ class ReplayBuffer:
         if any(shapes[name][0] != self.ends[-1] for name in names):
             lengths = ", ".join(f"{name} {shapes[name][0]}" for name in names)
             raise EpisodeError(
-                f"{self.place}: the last episode ends at row {self.ends[-1]}, and the arrays have rows: {lengths}"
+                "{place}: the last episode ends at row {row}, and the arrays have rows: {lengths}",
+                place=self.place,
+                row=self.ends[-1],
+                lengths=lengths,
             )
 
     @functools.cached_property
@@ -116,7 +127,9 @@ class ReplayBuffer:
         try:
             return zipfile.ZipFile(self.place)
         except (OSError, zipfile.BadZipFile) as error:
-            raise EpisodeError(f"{self.place} is neither a folder nor a sound .zip: {reason(error)}") from error
+            raise EpisodeError(
+                "{place} is neither a folder nor a sound .zip: {error}", place=self.place, error=reason(error)
+            ) from error
 
     @functools.cached_property
     def _entries(self) -> Mapping[str, zipfile.ZipInfo]:
@@ -133,10 +146,20 @@ class ReplayBuffer:
         array = self.array(ENDS)
         if array.dtype.kind not in "iu" or len(array.shape) != 1:
             given = f"{tuple(array.shape)} {array.dtype}"
-            raise EpisodeError(f"{self.place}: {ENDS} must be a row of whole numbers, given {given}")
+            raise EpisodeError(
+                "{place}: {array} must be a row of whole numbers, given {given}",
+                place=self.place,
+                array=ENDS,
+                given=given,
+            )
         ends = Rows(self, ENDS).read(0, array.shape[0]).astype(np.int64)
         if not len(ends) or ends[0] < 1 or (np.diff(ends) < 1).any():
-            raise EpisodeError(f"{self.place}: {ENDS} must be ascending row numbers, given {ends.tolist()[:5]}")
+            raise EpisodeError(
+                "{place}: {array} must be ascending row numbers, given {given}",
+                place=self.place,
+                array=ENDS,
+                given=ends.tolist()[:5],
+            )
         return ends
 
 
@@ -176,7 +199,7 @@ class Rows:
                     self._held = np.asarray(self._array[number * size : (number + 1) * size])
                 except Exception as error:  # of zarr and of the codec
                     name = f"{self._buffer.place}: chunk {self._keys(number)[0]}"
-                    raise EpisodeError(f"{name} is damaged: {reason(error)}") from error
+                    raise EpisodeError("{name} is damaged: {error}", name=name, error=reason(error)) from error
                 self._at = number
             return self._held
 
@@ -184,13 +207,19 @@ class Rows:
         """Raise `EpisodeError` where a chunk is missing, which zarr takes for zeros, or cut: Blosc reads beyond it."""
         state = self._buffer.state(key)
         if state is None:
-            raise EpisodeError(f"{self._buffer.place} is incomplete: it lacks the chunk {key}")
+            raise EpisodeError("{place} is incomplete: it lacks the chunk {key}", place=self._buffer.place, key=key)
         codec = self._about.get("compressor") or {}
         if codec.get("id") == "blosc" and self._buffer.place.is_dir():  # a .zip has checksums
             with (self._buffer.place / key).open("rb") as file:
                 length = int.from_bytes(file.read(16)[12:], "little")
             if length != state[0]:
-                raise EpisodeError(f"{self._buffer.place}: chunk {key} is damaged: {state[0]} bytes of {length}")
+                raise EpisodeError(
+                    "{place}: chunk {key} is damaged: {found} bytes of {length}",
+                    place=self._buffer.place,
+                    key=key,
+                    found=state[0],
+                    length=length,
+                )
 
     def _keys(self, number: int) -> list[str]:
         """Files of a chunk of rows; several where rows are divided."""
@@ -220,13 +249,24 @@ class BufferImages:
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self._rows or not 0 <= i < self._count:
             there = f"its cameras: {', '.join(self._rows)}" if self._rows else "it has no cameras"
-            raise EpisodeError(f"{self._where} has no image {i} of camera '{camera}'; {there}")
+            raise EpisodeError(
+                "{where} has no image {i} of camera '{camera}'; {there}",
+                where=self._where,
+                i=i,
+                camera=camera,
+                there=there,
+            )
         stored = self._rows[camera].read(self._begin + i, self._begin + i + 1)[0]
         image = stored if stored.shape[-1] == 3 else np.ascontiguousarray(np.moveaxis(stored, 0, -1))
         if image.dtype == np.uint8:
             return image
         if 0 < image.max(initial=0) <= 1 and (image != np.rint(image)).any():
-            raise EpisodeError(f"{self._where}: image {i} of {camera} has values from 0 to 1, expected 0 to 255")
+            raise EpisodeError(
+                "{where}: image {i} of {camera} has values from 0 to 1, expected 0 to 255",
+                where=self._where,
+                i=i,
+                camera=camera,
+            )
         return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
 
 
@@ -245,5 +285,11 @@ class BufferDepth:
     def __call__(self, camera: str, i: int) -> Depth:
         if camera not in self._rows or not 0 <= i < self._count:
             there = ", ".join(self._rows)
-            raise EpisodeError(f"{self._where} has no depth {i} of camera '{camera}'; depth is of: {there}")
+            raise EpisodeError(
+                "{where} has no depth {i} of camera '{camera}'; depth is of: {there}",
+                where=self._where,
+                i=i,
+                camera=camera,
+                there=there,
+            )
         return np.asarray(self._rows[camera].read(self._begin + i, self._begin + i + 1)[0], np.uint16)

@@ -57,7 +57,9 @@ class ZarrExporter(EpisodeExporter):
         depths = {camera: f"{camera}{DEPTH_SUFFIX}" for camera in episode.depth_cameras}
         keys = [*names.values(), *cameras.values(), *depths.values()]
         if twice := [key for key in keys if keys.count(key) > 1]:
-            raise ConfigError(f"{episode.where}: two of its streams would be the array '{twice[0]}'")
+            raise ConfigError(
+                "{where}: two of its streams would be the array '{twice}'", where=episode.where, twice=twice[0]
+            )
         for name, key in names.items():
             values = array_of(episode, name)
             tables[key] = record.array(name, values if name in PER_STEP else values[:rows])

@@ -42,7 +42,7 @@ class ZarrSource(EpisodeSource):
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
         options.refuse("zarr", "jpeg_order", "rename", "task")
         if len(places) != 1:
-            raise EpisodeError(f"a replay buffer is one folder or .zip, given {len(places)}")
+            raise EpisodeError("a replay buffer is one folder or .zip, given {count}", count=len(places))
         self.place = Path(places[0])
         self._buffer = ReplayBuffer(self.place)
         self._count = len(self._buffer.ends[: options.first])
@@ -88,7 +88,7 @@ class ZarrSource(EpisodeSource):
         try:
             return [json.loads(line) for line in self._buffer.text(EPISODES).splitlines()]
         except ValueError as error:
-            raise EpisodeError(f"{self.place / EPISODES} is damaged: {reason(error)}") from error
+            raise EpisodeError("{path} is damaged: {error}", path=self.place / EPISODES, error=reason(error)) from error
 
     def _named(self) -> tuple[dict[str, str], dict[str, str]]:
         """{camera: its array}, and {array: array of an episode}.
@@ -102,14 +102,22 @@ class ZarrSource(EpisodeSource):
         state = next((name for name in STATES if name in shapes), None)
         if state is None:
             raise EpisodeError(
-                f"{self.place} has no array of the state: expected {' or '.join(STATES)}; it has: {', '.join(shapes)}"
+                "{place} has no array of the state: expected {states}; it has: {there}",
+                place=self.place,
+                states=" or ".join(STATES),
+                there=", ".join(shapes),
             )
         known = {"action": "action", state: "qpos", "reward": "reward", "timestamp": "stamps/deadline"}
         for name, shape in shapes.items():
             numbers = self._buffer.array(f"data/{name}").dtype.kind in _NUMBERS
             if name in ("action", state) and not (numbers and len(shape) == 2 and shape[1]):
                 given = f"{shape} {self._buffer.array(f'data/{name}').dtype}"
-                raise EpisodeError(f"{self.place}: {name} is {given}, expected numbers of the shape (rows, values)")
+                raise EpisodeError(
+                    "{place}: {name} is {given}, expected numbers of the shape (rows, values)",
+                    place=self.place,
+                    name=name,
+                    given=given,
+                )
             if not numbers:
                 continue
             if len(shape) == 4 and 3 in (shape[1], shape[3]):
@@ -129,7 +137,11 @@ class ZarrSource(EpisodeSource):
             file, recorded, options.contract, lambda: neutral_contract(*widths, 0, sizes, RATE_HZ), widths
         )
         if self._ours and (len(contract.state_names), len(contract.action_names)) != widths:
-            raise ContractError(f"{self.place}: state and action have {widths} entries, its contract has others")
+            raise ContractError(
+                "{place}: state and action have {widths} entries, its contract has others",
+                place=self.place,
+                widths=widths,
+            )
         return contract, assumption
 
 

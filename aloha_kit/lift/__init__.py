@@ -21,7 +21,9 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> Lift
     rig.refuse_devices()
     given = {"scene": task.scene not in ("", "Lift"), "script": task.script, "randomise": task.randomise}
     if unused := [name for name, value in given.items() if value]:
-        raise ConfigError(f"task '{task.name}' on rig '{rig.name}': Lift has no {', '.join(unused)}")
+        raise ConfigError(
+            "task '{task}' on rig '{rig}': Lift has no {unused}", task=task.name, rig=rig.name, unused=", ".join(unused)
+        )
     return Lift(
         cameras=task.camera_sizes(rig),
         rate_hz=task.rate_hz,

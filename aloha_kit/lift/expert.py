@@ -31,7 +31,7 @@ class LiftExpert(Policy):
 
     def __init__(self, *, noise: float = 0.0, seed: int = 0) -> None:
         if not noise >= 0:
-            raise ConfigError(f"motion noise must be at least 0, given {noise}")
+            raise ConfigError("motion noise must be at least 0, given {noise}", noise=noise)
         self._noise, self._seed, self._resets = noise, seed, 0
         self._offset, self._speed = np.zeros(3), 1.0
         self._phase, self._closing = "approach", 0

@@ -21,7 +21,9 @@ class LiftExporter(RobomimicExporter):
             EpisodeError: an episode of another task, or one that does not come out again.
         """
         if episode.describe.get("scene") != "Lift":
-            raise EpisodeError(f"{episode.where} is no episode of Lift, so its simulator states cannot be computed")
+            raise EpisodeError(
+                "{where} is no episode of Lift, so its simulator states cannot be computed", where=episode.where
+            )
         if self._lift is None:
             self._lift = Lift(rate_hz=episode.rate_hz)
         return self._lift.simulate_again(episode)

@@ -33,8 +33,9 @@ try:
     from robosuite.controllers import load_composite_controller_config
 except ImportError as missing:
     raise ConfigError(
-        f"Lift is robosuite's, which is not installed here ({missing}); `make robosuite` installs it in "
-        ".venv-robosuite, whose python runs the same commands"
+        "Lift is robosuite's, which is not installed here ({missing}); `make robosuite` installs it in "
+        ".venv-robosuite, whose python runs the same commands",
+        missing=missing,
     ) from missing
 
 RATE_HZ = 20.0
@@ -105,7 +106,7 @@ class Lift(SimulatedEnvironment):
         there = list(self._env.sim.model.camera_names)
         for name in self._contract.cameras:
             if name not in there:
-                raise ConfigError(f"Lift has no camera '{name}'. {did_you_mean(name, there)}")
+                raise ConfigError("Lift has no camera '{name}'. {known}", name=name, known=did_you_mean(name, there))
 
     @property
     def rest_action(self) -> Action:
@@ -162,7 +163,9 @@ class Lift(SimulatedEnvironment):
         """
         described = episode.describe
         if "seed" not in described:
-            raise EpisodeError(f"{episode.where} records no seed, from which its simulator states would follow")
+            raise EpisodeError(
+                "{where} records no seed, from which its simulator states would follow", where=episode.where
+            )
         self.seed(described["seed"])
         observed, states = self.reset().observation, []
         model = self._env.sim.model.get_xml()
@@ -171,8 +174,13 @@ class Lift(SimulatedEnvironment):
             if not difference < SAME:
                 versions = f"robosuite {robosuite.__version__}, recorded with {described.get('robosuite', 'another')}"
                 raise EpisodeError(
-                    f"{episode.where} does not come out again in the simulator ({versions}): at step {row} the state "
-                    f"differs by {difference:.1e} (at most {SAME:.0e})"
+                    "{where} does not come out again in the simulator ({versions}): at step {row} the state differs "
+                    "by {difference:.1e} (at most {same:.0e})",
+                    where=episode.where,
+                    versions=versions,
+                    row=row,
+                    difference=difference,
+                    same=SAME,
                 )
             states.append(self._env.sim.get_state().flatten())
             observed = self.step(action).observation

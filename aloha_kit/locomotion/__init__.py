@@ -32,10 +32,17 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> GoTo
     rig.refuse_devices()
     given = {"script": task.script, "randomise": task.randomise}
     if unused := [name for name, value in given.items() if value]:
-        raise ConfigError(f"task '{task.name}' on rig '{rig.name}': a walk to a target has no {', '.join(unused)}")
+        raise ConfigError(
+            "task '{task}' on rig '{rig}': a walk to a target has no {unused}",
+            task=task.name,
+            rig=rig.name,
+            unused=", ".join(unused),
+        )
     with key_errors(task, "scene"):
         if task.scene not in SCENES:
-            raise ConfigError(f"no scene '{task.scene}' of walkers. {did_you_mean(task.scene, SCENES)}")
+            raise ConfigError(
+                "no scene '{scene}' of walkers. {known}", scene=task.scene, known=did_you_mean(task.scene, SCENES)
+            )
     return GoToTarget(
         task.scene,
         options=from_mapping(WalkerOptions, rig.options, where=f"{rig.file or rig.name}: options"),

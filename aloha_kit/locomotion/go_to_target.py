@@ -77,12 +77,14 @@ class GoToTarget(SimulatedEnvironment):
         clock: Clock | None = None,
     ) -> None:
         if scene not in SCENES:
-            raise ConfigError(f"no scene '{scene}' of walkers. {did_you_mean(scene, SCENES)}")
+            raise ConfigError("no scene '{scene}' of walkers. {known}", scene=scene, known=did_you_mean(scene, SCENES))
         self._options = options or WalkerOptions()
         self._substeps = round(1 / (rate_hz * self._options.physics_timestep))
         if self._substeps < 1 or abs(self._substeps * self._options.physics_timestep * rate_hz - 1) > 1e-9:
             raise ConfigError(
-                f"{rate_hz:g} Hz is no whole number of {self._options.physics_timestep * 1e3:g} ms physics steps"
+                "{rate_hz:g} Hz is no whole number of {step:g} ms physics steps",
+                rate_hz=rate_hz,
+                step=self._options.physics_timestep * 1000.0,
             )
         self.band: int | None = None
         self.lazy_images = lazy_images
@@ -91,7 +93,11 @@ class GoToTarget(SimulatedEnvironment):
         self.physics = self._model.physics
         for name in cameras or {}:
             if name not in self._model.cameras:
-                raise ConfigError(f"no camera '{name}' of the walker. {did_you_mean(name, self._model.cameras)}")
+                raise ConfigError(
+                    "no camera '{name}' of the walker. {known}",
+                    name=name,
+                    known=did_you_mean(name, self._model.cameras),
+                )
         self._contract = self._model.contract(cameras or {}, rate_hz)
         low, high = self._model.control_range
         self._limits = SafetyLimits.of(self._contract, low, high, speed=(high - low) * rate_hz)
@@ -170,7 +176,9 @@ class GoToTarget(SimulatedEnvironment):
             self.physics.step(self._substeps)
         except PhysicsError as error:
             where, self._steps = f"step {self._steps} of seed {self._seed}", None
-            raise EpisodeError(f"{where}: {error}; a smaller physics_timestep is more stable") from error
+            raise EpisodeError(
+                "{where}: {error}; a smaller physics_timestep is more stable", where=where, error=error
+            ) from error
         self._rate.sleep()
         self._steps += 1
         observation = self._observe(command=command_ns)

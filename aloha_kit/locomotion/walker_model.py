@@ -14,6 +14,7 @@ from dm_control.locomotion.walkers import legacy_base
 
 from aloha_kit.core import ConfigError, Contract, did_you_mean, Feature
 from aloha_kit.core.features import SENSORS, target_vector, VELOCITY, vestibular
+from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import call, resolve
 
 Array = npt.NDArray[np.float64]
@@ -42,14 +43,24 @@ class WalkerOptions:
 
     def __post_init__(self) -> None:
         if not self.physics_timestep > 0:
-            raise ValueError(f"physics_timestep must be positive, given {self.physics_timestep}")
+            raise ValueError(
+                Message(
+                    "physics_timestep must be positive, given {physics_timestep}",
+                    physics_timestep=self.physics_timestep,
+                )
+            )
         flat = [distance for band in self.bands for distance in band]
         if not flat or flat != sorted(flat):
-            raise ValueError(f"bands are (nearest, farthest) distances in m, near to far, given {self.bands}")
+            raise ValueError(
+                Message("bands are (nearest, farthest) distances in m, near to far, given {bands}", bands=self.bands)
+            )
         if not 0 < self.reached <= min(flat[0], flat[-1] / 3):
             raise ValueError(
-                f"reached must be positive, at most the nearest target and a third of the farthest one, "
-                f"given {self.reached}"
+                Message(
+                    "reached must be positive, at most the nearest target and a third of the farthest one, given "
+                    "{reached}",
+                    reached=self.reached,
+                )
             )
 
 
@@ -62,7 +73,9 @@ class WalkerModel:
 
     def __init__(self, options: WalkerOptions, *, quality: str) -> None:
         if quality not in SHADOW_MAPS:
-            raise ConfigError(f"no image quality '{quality}'. {did_you_mean(quality, SHADOW_MAPS)}")
+            raise ConfigError(
+                "no image quality '{quality}'. {known}", quality=quality, known=did_you_mean(quality, SHADOW_MAPS)
+            )
         kind = resolve("walkers", options.walker, WALKERS, base=legacy_base.Walker)
         self.walker: Any = call("walkers", options.walker, kind, {})
         arena = composer.Arena(name="arena")

@@ -241,7 +241,12 @@ def require(env: Any, protocol: type, what: str) -> None:
         ConfigError: `env` lacks what `protocol` has; `what` names what needs it.
     """
     if not isinstance(env, protocol):
-        raise ConfigError(f"{what}: environment {type(env).__name__} lacks {_lacking(env, protocol)}")
+        raise ConfigError(
+            "{what}: environment {type} lacks {lacking}",
+            what=what,
+            type=type(env).__name__,
+            lacking=_lacking(env, protocol),
+        )
 
 
 def _lacking(env: Any, protocol: type) -> str:

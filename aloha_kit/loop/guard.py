@@ -89,7 +89,7 @@ class SafetyGuard:
     def require_released(self) -> None:
         """Raise SafetyError with the reason where the emergency stop was pressed; for motions without `act`."""
         if self.stopped:
-            raise SafetyError(Message("{reason}: no further motion was commanded", reason=self._stop))
+            raise SafetyError("{reason}: no further motion was commanded", reason=self._stop)
 
     def act(self, observation: Observation) -> Action:
         """A command within the limits.
@@ -139,8 +139,10 @@ class SafetyGuard:
         beyond = (present < self.limits.lower - BEYOND) | (present > self.limits.upper + BEYOND)
         if beyond.any():
             raise SafetyError(
-                f"step {self._step}: the first reading is not a position of an arm: "
-                f"{_name(present, self.limits.names, beyond)}; expected a pose within its limits"
+                "step {step}: the first reading is not a position of an arm: {beyond}; expected a pose within "
+                "its limits",
+                step=self._step,
+                beyond=_name(present, self.limits.names, beyond),
             )
         return present
 
@@ -166,21 +168,21 @@ class SafetyGuard:
         if self.command is None or self._held > self._hold_steps:
             if self._held > 1:
                 raise SafetyError(
-                    Message(
-                        "step {step}: {fault} (held still for {held} steps before)",
-                        step=self._step,
-                        fault=fault,
-                        held=self._held - 1,
-                    )
+                    "step {step}: {fault} (held still for {held} steps before)",
+                    step=self._step,
+                    fault=fault,
+                    held=self._held - 1,
                 )
-            raise SafetyError(Message("step {step}: {fault}", step=self._step, fault=fault))
+            raise SafetyError("step {step}: {fault}", step=self._step, fault=fault)
         return self._still(fault)
 
     def _still(self, reason: str) -> Array:
         """The last command again, a base at rest."""
         self.held = reason
         if self.command is None:
-            raise SafetyError(f"step {self._step}: nothing to hold before the first command: {reason}")
+            raise SafetyError(
+                "step {step}: nothing to hold before the first command: {reason}", step=self._step, reason=reason
+            )
         self._totals["held"] += 1
         velocity = np.array([i is None for i in self.limits.state_index])
         return np.where(velocity, 0.0, self.command)

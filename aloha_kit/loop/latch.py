@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 from aloha_kit.core import SafetyError
-from aloha_kit.core.lang import Message
 
 
 class Latch:
@@ -56,7 +55,7 @@ class Latch:
 
     def _require(self) -> None:
         if self._reason:
-            raise SafetyError(Message("{reason}: no further motion was commanded", reason=self._reason))
+            raise SafetyError("{reason}: no further motion was commanded", reason=self._reason)
 
     def _take_in(self) -> None:
         """Let a press that has reached this process, but not this object, be noticed first."""
@@ -76,5 +75,5 @@ class Latch:
             raise SafetyError(why)
         with self._state:
             if self._presses != before:
-                raise SafetyError(Message("no reset: the emergency stop was pressed again meanwhile"))
+                raise SafetyError("no reset: the emergency stop was pressed again meanwhile")
             self._reason = ""

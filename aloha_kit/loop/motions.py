@@ -23,7 +23,9 @@ class Replay:
     def __init__(self, actions: npt.ArrayLike) -> None:
         self._actions = np.array(actions, np.float32)
         if self._actions.ndim != 2 or len(self._actions) == 0:
-            raise EpisodeError(f"a recording of actions has shape (T, A) with T ≥ 1, given {self._actions.shape}")
+            raise EpisodeError(
+                "a recording of actions has shape (T, A) with T ≥ 1, given {shape}", shape=self._actions.shape
+            )
         self._next = 0
 
     def reset(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from aloha_kit.core import Action
 from aloha_kit.core.environment import Outcome
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,13 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
         ValueError: no trials, or successes outside 0 … trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, given {successes} of {trials}")
+        raise ValueError(
+            Message(
+                "need 0 ≤ successes ≤ trials and a trial, given {successes} of {trials}",
+                successes=successes,
+                trials=trials,
+            )
+        )
     share, z2 = successes / trials, z * z / trials
     centre = (share + z2 / 2) / (1 + z2)
     half = z / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))

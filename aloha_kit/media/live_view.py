@@ -26,7 +26,6 @@ import dm_env
 import numpy as np
 
 from aloha_kit.core import Action, ConfigError, Contract, Environment, Observation, Outcome, UsageError
-from aloha_kit.core.lang import Message
 from aloha_kit.core.limits import SafetyLimits
 
 LOG = logging.getLogger(__name__)
@@ -66,18 +65,14 @@ class ViewAddress:
             host, colon, port = text.rpartition(":")
             if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
                 raise UsageError(
-                    Message(
-                        "--view must be {screen}, HOST:PORT of a Rerun viewer, or NAME.rrd, given '{text}'",
-                        screen=SCREEN,
-                        text=text,
-                    )
+                    "--view must be {screen}, HOST:PORT of a Rerun viewer, or NAME.rrd, given '{text}'",
+                    screen=SCREEN,
+                    text=text,
                 )
             return cls(host, int(port))
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ConfigError(
-                Message(
-                    "--view has no screen here (DISPLAY is not set): give HOST:PORT of a machine where `rerun` runs"
-                )
+                "--view has no screen here (DISPLAY is not set): give HOST:PORT of a machine where `rerun` runs"
             )
         return cls()
 
@@ -122,7 +117,7 @@ class LiveView:
         rate_hz: float = RATE_HZ,
     ) -> None:
         if importlib.util.find_spec("rerun") is None:
-            raise ConfigError(Message("--view needs Rerun: pip install rerun-sdk"))
+            raise ConfigError("--view needs Rerun: pip install rerun-sdk")
         self.shown = self.dropped = 0
         self.running = True
         self._sizes = {camera: height * width * 3 for camera, (height, width) in contract.cameras.items()}

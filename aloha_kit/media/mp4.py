@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.files import part_of, put
+from aloha_kit.core.lang import Message
 from aloha_kit.core.machine import cpu_flags
 
 Image = npt.NDArray[np.uint8]
@@ -86,7 +87,9 @@ class Mp4Writer:
             ValueError: not RGB uint8, or another size than the first frame's.
         """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise ValueError(f"a frame is (H, W, 3) uint8, given {frame.shape} {frame.dtype}")
+            raise ValueError(
+                Message("a frame is (H, W, 3) uint8, given {shape} {dtype}", shape=frame.shape, dtype=frame.dtype)
+            )
         if self._stream is None:
             self._shape = frame.shape
             self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
@@ -97,7 +100,14 @@ class Mp4Writer:
                 with _no_priorities():
                     self._stream.codec_context.open()
         if frame.shape != self._shape:
-            raise ValueError(f"frame {self.frames} is {frame.shape}, those before {self._shape}")
+            raise ValueError(
+                Message(
+                    "frame {frames} is {shape}, those before {expected}",
+                    frames=self.frames,
+                    shape=frame.shape,
+                    expected=self._shape,
+                )
+            )
         odd = (frame.shape[0] % 2, frame.shape[1] % 2)
         if any(odd):
             frame = np.pad(frame, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aloha_kit.core.arm_models import BASE, by_arm
+from aloha_kit.core.lang import Message
 from aloha_kit.media.frames import BACKGROUND, FAINT, INK
 
 Image = npt.NDArray[np.uint8]
@@ -112,7 +113,11 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
         ValueError: there are no stamps (an episode of another tool).
     """
     if "deadline" not in stamps:
-        raise ValueError(f"timing needs the deadlines' stamps; there are: {', '.join(stamps) or '(none)'}")
+        raise ValueError(
+            Message(
+                "timing needs the deadlines' stamps; there are: {stamps}", stamps=", ".join(stamps) or Message("(none)")
+            )
+        )
     deadline = np.asarray(stamps["deadline"])
     time_s = (deadline - deadline[0]) / 1e9
     streams = [name for name in stamps if name not in {"deadline", "command"}]

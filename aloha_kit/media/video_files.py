@@ -16,7 +16,6 @@ import numpy as np
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import part_of, put
-from aloha_kit.core.lang import Message
 from aloha_kit.media.mp4 import Image
 
 _AHEAD = 64  # frames that are decoded in passing rather than sought
@@ -66,7 +65,7 @@ def quality(path: Path, originals: Mapping[int, Image]) -> tuple[int, list[float
                     decoded = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                     found.append(psnr(image, decoded[: image.shape[0], : image.shape[1]]))
     except (av.FFmpegError, IndexError) as error:
-        raise EpisodeError(Message("{path} cannot be decoded: {error}", path=path, error=reason(error))) from error
+        raise EpisodeError("{path} cannot be decoded: {error}", path=path, error=reason(error)) from error
     return count, found
 
 
@@ -101,12 +100,10 @@ class VideoFrames:
         """
         if not 0 <= i < self._count:
             raise EpisodeError(
-                Message(
-                    "{path} has frames 0 to {count} of this episode, given frame {i}",
-                    path=self._path,
-                    count=self._count - 1,
-                    i=i,
-                )
+                "{path} has frames 0 to {count} of this episode, given frame {i}",
+                path=self._path,
+                count=self._count - 1,
+                i=i,
             )
         wanted = self._first + i
         with self._lock:
@@ -116,7 +113,7 @@ class VideoFrames:
                 self._decode_to(wanted)
             except (av.FFmpegError, IndexError, StopIteration) as error:
                 raise EpisodeError(
-                    Message("{path}: frame {i} cannot be decoded: {error}", path=self._path, i=i, error=reason(error))
+                    "{path}: frame {i} cannot be decoded: {error}", path=self._path, i=i, error=reason(error)
                 ) from error
             return self._last
 
@@ -143,7 +140,7 @@ class VideoFrames:
                 break
         if self._at != wanted:
             self._at = -1
-            raise EpisodeError(Message("{path} has no frame {wanted}", path=self._path, wanted=wanted))
+            raise EpisodeError("{path} has no frame {wanted}", path=self._path, wanted=wanted)
         self._last = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
     def _time(self, number: int, stream: Any) -> int:
@@ -199,7 +196,7 @@ class VideoIndex:
                 return cls(times, float(stream.average_rate or 0), (stream.height, stream.width))
         except (av.FFmpegError, IndexError) as error:
             raise EpisodeError(
-                Message("{path} is no video that can be read: {error}", path=path, error=reason(error))
+                "{path} is no video that can be read: {error}", path=path, error=reason(error)
             ) from error
 
 

@@ -30,6 +30,6 @@ def run(args: Info | Export) -> None:
         print("\n".join(layout.describe(source)))
         return
     if args.format == layout.NAME:
-        raise ConfigError(f"{source} is a {args.format} checkpoint already")
+        raise ConfigError("{source} is a {format} checkpoint already", source=source, format=args.format)
     network = load_network(source, device="cpu")
     print("\n".join(EXPORTERS[args.format](network, args.output, args.cameras)))

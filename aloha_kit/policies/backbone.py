@@ -15,6 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.core.lang import Message
 from aloha_kit.data.batch import nearest
 from aloha_kit.policies.normalise import ImageNormaliser
 
@@ -197,13 +198,23 @@ class ImageEncoder(nn.Module):
 
     def _prepare(self, name: str, images: Mapping[str, Tensor], depth: Mapping[str, Tensor]) -> Tensor:
         if name not in images:
-            raise ContractError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
+            raise ContractError(
+                "camera '{name}' is missing; there are: {there}",
+                name=name,
+                there=", ".join(images) or Message("(none)"),
+            )
         image, size = images[name], self.sizes[name]
         given = tuple(image.shape[-2:])
         if given not in {size, self.recorded[name]} or image.shape[-3] != 3:
             raise ContractError(
-                f"camera '{name}' must be (B, 3, {self.recorded[name][0]}, {self.recorded[name][1]}) as recorded"
-                f" or (B, 3, {size[0]}, {size[1]}), given {tuple(image.shape)}"
+                "camera '{name}' must be (B, 3, {recorded_height}, {recorded_width}) as recorded or (B, 3, "
+                "{height}, {width}), given {shape}",
+                name=name,
+                recorded_height=self.recorded[name][0],
+                recorded_width=self.recorded[name][1],
+                height=size[0],
+                width=size[1],
+                shape=tuple(image.shape),
             )
         image = self.normalise(image)
         if given != size:
@@ -219,12 +230,22 @@ class ImageEncoder(nn.Module):
         if name not in self.depth:
             return torch.full_like(image[:, :1], -1)
         if name not in depth:
-            raise ContractError(f"depth of camera '{name}' is missing; there are: {', '.join(depth) or '(none)'}")
+            raise ContractError(
+                "depth of camera '{name}' is missing; there are: {there}",
+                name=name,
+                there=", ".join(depth) or Message("(none)"),
+            )
         given, size = tuple(depth[name].shape[-2:]), self.sizes[name]
         if given not in {size, self.depth[name]} or depth[name].shape[-3] != 1:
             raise ContractError(
-                f"depth of camera '{name}' must be (B, 1, {self.depth[name][0]}, {self.depth[name][1]}) as recorded"
-                f" or (B, 1, {size[0]}, {size[1]}), given {tuple(depth[name].shape)}"
+                "depth of camera '{name}' must be (B, 1, {recorded_height}, {recorded_width}) as recorded or (B, "
+                "1, {height}, {width}), given {shape}",
+                name=name,
+                recorded_height=self.depth[name][0],
+                recorded_width=self.depth[name][1],
+                height=size[0],
+                width=size[1],
+                shape=tuple(depth[name].shape),
             )
         values = nearest(depth[name], size)
         return torch.where(values > 0, (values / self.depth_max_mm).clamp(max=1), -1)
@@ -244,8 +265,12 @@ class ImageEncoder(nn.Module):
             state = weights.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network, or a download cut short
             raise ConfigError(
-                f"cannot fetch the pretrained weights of {name} ({error}). Put {weights.url} at {file}, "
-                "or train from scratch: --no-pretrained-backbone --backbone-norm group"
+                "cannot fetch the pretrained weights of {name} ({error}). Put {url} at {file}, or train from "
+                "scratch: --no-pretrained-backbone --backbone-norm group",
+                name=name,
+                error=error,
+                url=weights.url,
+                file=file,
             ) from error
         for backbone in self.backbones:
             own = backbone.state_dict()

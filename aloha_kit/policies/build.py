@@ -40,7 +40,10 @@ def build(
     network = family(config, contract, stats)
     if config.reads_instruction:
         if instructions is None:
-            raise ConfigError(f"text_encoder {config.text_encoder}: the network reads instructions, and none are given")
+            raise ConfigError(
+                "text_encoder {text_encoder}: the network reads instructions, and none are given",
+                text_encoder=config.text_encoder,
+            )
         network.language = InstructionEmbedding(instructions, config.instruction_dim)
     if network.vision is not None:
         if pretrained and config.pretrained_backbone:

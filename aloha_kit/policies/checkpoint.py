@@ -35,7 +35,6 @@ from aloha_kit.core import AlohaKitError, Contract, did_you_mean
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import names_in, sync
-from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import CHECKPOINT
 from aloha_kit.data.instructions import Instructions
 from aloha_kit.data.stats import Statistics
@@ -130,9 +129,7 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
     try:
         state = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            Message("{file} is damaged or cut short: {error}", file=folder / WEIGHTS, error=error)
-        ) from error
+        raise CheckpointError("{file} is damaged or cut short: {error}", file=folder / WEIGHTS, error=error) from error
     try:
         arrays = {key: np.asarray(value) for key, value in read_json(folder / "statistics.json").items()}
         values = _known_format(folder, read_json(folder / "config.json"))
@@ -143,11 +140,9 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         instructions = Instructions.from_json(read_json(folder / _INSTRUCTIONS)) if config.reads_instruction else None
         network = build(config, contract, stats, pretrained=False, instructions=instructions)
     except AlohaKitError as error:
-        raise CheckpointError(Message("checkpoint {folder}: {error}", folder=folder, error=error)) from error
+        raise CheckpointError("checkpoint {folder}: {error}", folder=folder, error=error) from error
     except DAMAGE as error:
-        raise CheckpointError(
-            Message("checkpoint {folder} is damaged: {why}", folder=folder, why=reason(error))
-        ) from error
+        raise CheckpointError("checkpoint {folder} is damaged: {why}", folder=folder, why=reason(error)) from error
     load_weights(network, state, where=str(folder / WEIGHTS))
     return network.to(device).eval()
 
@@ -163,7 +158,9 @@ def _known_format(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
         return values
     if type(number) is not int or not 1 <= number <= CHECKPOINT:
         raise CheckpointError(
-            f"config.json: the format is {number!r}, and this version of aloha_kit reads 1 to {CHECKPOINT}; update it"
+            "config.json: the format is {number!r}, and this version of aloha_kit reads 1 to {known}; update it",
+            number=number,
+            known=CHECKPOINT,
         )
     if not (folder / CHECKSUMS).exists():
         LOG.warning("%s has no %s: its files are loaded without comparing them", folder, CHECKSUMS)
@@ -177,10 +174,16 @@ def require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     for key, value in values.items():
         layers = key.endswith("layers")
         if type(value) is int and value > (len(state) if layers else max(weights, _SETTING)):
-            raise CheckpointError(f"config.json: {key} is {value}, too much for the weights beside it")
+            raise CheckpointError(
+                "config.json: {key} is {value}, too much for the weights beside it", key=key, value=value
+            )
     widths = [value for key, value in values.items() if key.endswith(("_dim", "_width", "_feedforward"))]
     if any(type(width) is int and width > 0 and width * 8 > weights for width in widths):
-        raise CheckpointError(f"config.json has widths of {max(widths)}, the weights are {weights} values in all")
+        raise CheckpointError(
+            "config.json has widths of {widest}, the weights are {weights} values in all",
+            widest=max(widths),
+            weights=weights,
+        )
 
 
 def _sound(stats: Statistics) -> Statistics:
@@ -195,7 +198,7 @@ def _sound(stats: Statistics) -> Statistics:
             or not np.isfinite([moments.mean, moments.std]).all()
             or (moments.std < 0).any()
         ):
-            raise CheckpointError(f"statistics.json: those of {key} are not finite, or of different shapes")
+            raise CheckpointError("statistics.json: those of {key} are not finite, or of different shapes", key=key)
     return stats
 
 
@@ -212,7 +215,9 @@ def load_weights(network: ChunkNetwork, state: Mapping[str, Tensor], *, where: s
     wrong += [f"{k} is {given[k]}, not {wanted[k]}" for k in wanted.keys() & given.keys() if wanted[k] != given[k]]
     if wrong:
         shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise CheckpointError(f"weights and configuration do not belong together: {where} {shown}")
+        raise CheckpointError(
+            "weights and configuration do not belong together: {where} {shown}", where=where, shown=shown
+        )
     network.load_state_dict(state)
 
 
@@ -234,18 +239,16 @@ def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{WEIGHTS}") if not p.parent.name.startswith("."))
         raise CheckpointError(
-            Message("no checkpoint folder {folder}. {known}", folder=folder, known=did_you_mean(folder.name, beside))
+            "no checkpoint folder {folder}. {known}", folder=folder, known=did_you_mean(folder.name, beside)
         )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         present = ", ".join(names_in(folder)) or "(nothing)"
         raise CheckpointError(
-            Message(
-                "{folder} is no checkpoint: it lacks {missing}; it holds {present}",
-                folder=folder,
-                missing=", ".join(missing),
-                present=present,
-            )
+            "{folder} is no checkpoint: it lacks {missing}; it holds {present}",
+            folder=folder,
+            missing=", ".join(missing),
+            present=present,
         )
     return folder
 

@@ -63,8 +63,11 @@ class CnnMlpNetwork(ChunkNetwork):
                     continue
                 if min(height, columns) < 13:
                     raise ContractError(
-                        f"camera '{name}' gives a {height}x{columns} feature map, and the three 5x5 convolutions need"
-                        " 13x13 or more (480x640 images give 15x20); use features spatial_softmax"
+                        "camera '{name}' gives a {height}x{width} feature map, and the three 5x5 convolutions need "
+                        "13x13 or more (480x640 images give 15x20); use features spatial_softmax",
+                        name=name,
+                        height=height,
+                        width=columns,
                     )
                 self.heads.append(Convolutions(self.vision.channels))
                 width += 32 * (height - 12) * (columns - 12)

@@ -120,7 +120,7 @@ def prepare(
     start = time.perf_counter()
     device = example["qpos"].device
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp32")
+        raise ConfigError("{gpu} has no bf16; use --precision fp32", gpu=torch.cuda.get_device_name(device))
     draws = draws_of(network, example)
     if engine == "openvino":
         predict = OpenVINOModel(network, example, draws).compiled(precision)
@@ -163,9 +163,16 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: floa
     if not checked.of_std <= tolerance:  # NaN is not
         advice = "--precision fp32" if engine.precision == "bf16" else "--engine eager"
         raise ConfigError(
-            f"--engine {engine.kind} --precision {engine.precision} differs from eager fp32: {names[worst]} is off by"
-            f" {errors[worst]:.3g}, {checked.of_std:.3g} of its standard deviations; allowed are {tolerance:g}. Nothing"
-            f" has moved; use {advice}"
+            "--engine {kind} --precision {precision} differs from eager fp32: {name} is off by "
+            "{error:.3g}, {of_std:.3g} of its standard deviations; allowed are {tolerance:g}. Nothing has "
+            "moved; use {advice}",
+            kind=engine.kind,
+            precision=engine.precision,
+            name=names[worst],
+            error=errors[worst],
+            of_std=checked.of_std,
+            tolerance=tolerance,
+            advice=advice,
         )
     return checked
 

@@ -39,7 +39,8 @@ class OpenVINOModel:
     def __init__(self, network: ChunkNetwork, example: Batch, draws: Sequence[Draw] = ()) -> None:
         if example["qpos"].device.type != "cpu":
             raise ConfigError(
-                f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use --engine compile"
+                "--engine openvino is for a CPU, the network is on {device}; use --engine compile",
+                device=example["qpos"].device,
             )
         self._library = _library()
         self._flat = _Flat(network, example, draws).eval()
@@ -82,7 +83,8 @@ def _converting() -> Iterator[None]:
         yield
     except Exception as error:  # torch and OpenVINO each have their own
         raise ConfigError(
-            f"--engine openvino cannot convert this network: {str(error).strip().splitlines()[-1]}. Use --engine eager"
+            "--engine openvino cannot convert this network: {error}. Use --engine eager",
+            error=str(error).strip().splitlines()[-1],
         ) from error
 
 
@@ -130,6 +132,7 @@ def _library() -> Any:
         return importlib.import_module("openvino")
     except ImportError as error:
         raise ConfigError(
-            f"--engine openvino needs OpenVINO ({error}). Install it with: pip install openvino"
-            " (or pip install 'aloha_kit[openvino]'), or use --engine eager"
+            "--engine openvino needs OpenVINO ({error}). Install it with: pip install openvino (or pip "
+            "install 'aloha_kit[openvino]'), or use --engine eager",
+            error=error,
         ) from error

@@ -58,22 +58,18 @@ def locate(path: Path) -> tuple[Layout, Path]:
         there = ", ".join(names_in(path)) or Message("(nothing)")
     elif path.exists():
         raise ConfigError(
-            Message(
-                "no checkpoint at {path}: it is a file; expected a run, a checkpoint's folder or a .ckpt", path=path
-            )
+            "no checkpoint at {path}: it is a file; expected a run, a checkpoint's folder or a .ckpt", path=path
         )
     else:
         beside = ", ".join(names_in(path.parent)) or Message("(nothing)")
         there = Message("no such folder; beside it: {names}", names=beside)
     raise ConfigError(
-        Message(
-            "no checkpoint at {path}: neither {weights}, checkpoints/best, checkpoints/last nor {reference}. There is: "
-            "{there}",
-            path=path,
-            weights=checkpoint.WEIGHTS,
-            reference=published.BEST,
-            there=there,
-        )
+        "no checkpoint at {path}: neither {weights}, checkpoints/best, checkpoints/last nor {reference}. "
+        "There is: {there}",
+        path=path,
+        weights=checkpoint.WEIGHTS,
+        reference=published.BEST,
+        there=there,
     )
 
 
@@ -101,12 +97,12 @@ def load_network(
         try:
             network.rename_cameras(rename)
         except ContractError as error:
-            raise ContractError(f"{source}: {error}") from error
+            raise ContractError("{source}: {error}", source=source, error=error) from error
     try:
         return network.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            Message("device '{device}' cannot be used: {why}", device=device, why=str(error).splitlines()[0])
+            "device '{device}' cannot be used: {why}", device=device, why=str(error).splitlines()[0]
         ) from error
 
 

@@ -24,10 +24,19 @@ def set_goal(network: ChunkNetwork, place: str | None, policy: object, flag: str
         ContractError: the episode lacks what the policy reads, or has other sizes.
     """
     if place is not None and not network.config.reads_goal:
-        raise UsageError(f"{policy} reads no goal observation (goal_mode none), given {flag} {place}")
+        raise UsageError(
+            "{policy} reads no goal observation (goal_mode none), given {flag} {place}",
+            policy=policy,
+            flag=flag,
+            place=place,
+        )
     if network.config.reads_goal:
         if place is None:
-            raise UsageError(f"{policy} reads a goal observation: name one with {flag} PLACE[:EPISODE][@STEP]")
+            raise UsageError(
+                "{policy} reads a goal observation: name one with {flag} PLACE[:EPISODE][@STEP]",
+                policy=policy,
+                flag=flag,
+            )
         from aloha_kit.formats.goal import read_goal  # needs h5py, which evaluation without a goal does without
 
         network.goal = read_goal(place, network.contract, flag)

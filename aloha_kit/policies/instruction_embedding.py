@@ -29,6 +29,8 @@ class InstructionEmbedding(nn.Module):
             raise ContractError("this policy reads an instruction, and none is given")
         width, given = self.instructions.width, batch["instruction"].shape[-1]
         if given != width:
-            raise ContractError(f"the vector of an instruction must have {width} entries, given {given}")
+            raise ContractError(
+                "the vector of an instruction must have {width} entries, given {given}", width=width, given=given
+            )
         out: Tensor = self.project(batch["instruction"].to(torch.float32))
         return out

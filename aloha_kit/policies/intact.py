@@ -12,7 +12,6 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import special_file
-from aloha_kit.core.lang import Message
 
 CHECKSUMS = "checksums.json"
 
@@ -34,19 +33,17 @@ def require_intact(folder: Path, *names: str) -> None:
     known = read_json(folder / CHECKSUMS)
     if known.pop(CHECKSUMS, None) != digest_of(known):
         raise CheckpointError(
-            f"{folder / CHECKSUMS} is damaged: its own checksum differs. Without it, nothing is compared"
+            "{path} is damaged: its own checksum differs. Without it, nothing is compared", path=folder / CHECKSUMS
         )
     if gone := [name for name in known if not names and not (folder / name).is_file()]:
         LOG.warning("%s lacks %s, saved with the checkpoint", folder, ", ".join(gone))
     for name in names or known:
         if name in known and (folder / name).is_file() and digest(folder / name) != known[name]:
             raise CheckpointError(
-                Message(
-                    "{file} is not as it was saved, its SHA-256 differs: damaged, or edited. To use it as it is, "
-                    "remove {checksums} beside it",
-                    file=folder / name,
-                    checksums=CHECKSUMS,
-                )
+                "{file} is not as it was saved, its SHA-256 differs: damaged, or edited. To use it as it is, "
+                "remove {checksums} beside it",
+                file=folder / name,
+                checksums=CHECKSUMS,
             )
 
 
@@ -67,11 +64,11 @@ def digest_of(sums: Mapping[str, Any]) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint; CheckpointError where there is none."""
     if special := special_file(file):
-        raise CheckpointError(f"{file} is {special}")
+        raise CheckpointError("{file} is {special}", file=file, special=special)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(Message("{file} is missing or damaged: {why}", file=file, why=reason(error))) from error
+        raise CheckpointError("{file} is missing or damaged: {why}", file=file, why=reason(error)) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file} must hold an object, given: {type(content).__name__}")
+        raise CheckpointError("{file} must hold an object, given: {type}", file=file, type=type(content).__name__)
     return content

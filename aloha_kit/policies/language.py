@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError, UsageError
-from aloha_kit.core.lang import Message
 from aloha_kit.policies.network import ChunkNetwork
 
 
@@ -29,7 +28,7 @@ def set_instruction(network: ChunkNetwork, given: str | None, policy: object, de
     if network.language is not None and text is not None:
         network.instruction = network.language.instructions.vector(text)
     elif given is not None:
-        raise UsageError(Message("{policy} reads no instruction (no text_encoder), given --instruction", policy=policy))
+        raise UsageError("{policy} reads no instruction (no text_encoder), given --instruction", policy=policy)
 
 
 def require_instruction(network: ChunkNetwork, text: str) -> None:

@@ -50,7 +50,7 @@ def load(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
     except AlohaKitError:
         raise
     except DAMAGE as error:
-        raise CheckpointError(f"{source} is damaged: {reason(error)}") from error
+        raise CheckpointError("{source} is damaged: {error}", source=source, error=reason(error)) from error
     ours = to_ours(state)
     if not settings.get("use_vae", True):  # there is no VAE encoder then, which only training reads
         ours = {key: value for key, value in network.state_dict().items() if key.startswith("posterior.")} | ours
@@ -81,9 +81,9 @@ def read_weights(file: Path) -> State:
     try:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or cut short: {error}") from error
+        raise CheckpointError("{file} is damaged or cut short: {error}", file=file, error=error) from error
     if odd := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise CheckpointError(f"{file} has weights that are not finite: {', '.join(odd[:5])}")
+        raise CheckpointError("{file} has weights that are not finite: {odd}", file=file, odd=", ".join(odd[:5]))
     return state
 
 
@@ -98,8 +98,11 @@ def policy_config(source: Path, settings: Mapping[str, Any], state: State) -> Po
     encoders = settings.get("n_vae_encoder_layers", settings.get("n_encoder_layers"))
     if encoders != settings.get("n_encoder_layers") and settings.get("use_vae", True):
         raise CheckpointError(
-            f"{where}: n_vae_encoder_layers is {encoders} and n_encoder_layers {settings.get('n_encoder_layers')};"
-            " aloha_kit's ACT has equally many"
+            "{where}: n_vae_encoder_layers is {encoders} and n_encoder_layers {layers}; aloha_kit's ACT has "
+            "equally many",
+            where=where,
+            encoders=encoders,
+            layers=settings.get("n_encoder_layers"),
         )
     values = {ours: settings[theirs] for ours, theirs in SETTINGS.items() if theirs in settings}
     require_possible(values, state)
@@ -124,7 +127,14 @@ def _contract(
     named = len(given.state_names), len(given.action_names)
     if named != (state, action):
         raise ContractError(
-            f"{source} has {state} values of state and {action} of action, {origin} names {named[0]} and {named[1]}"
+            "{source} has {state_size} values of state and {action_size} of action, {origin} names {state_count} and "
+            "{action_count}",
+            source=source,
+            state_size=state,
+            action_size=action,
+            origin=origin,
+            state_count=named[0],
+            action_count=named[1],
         )
     rate, rate_from = (given.rate_hz, origin) if given.rate_hz else (setup.rate_hz, setup.rate_from)
     contract = dataclasses.replace(given.with_cameras(cameras), rate_hz=rate)
@@ -142,4 +152,4 @@ def _recorded(source: Path) -> Contract | None:
     try:
         return Contract.from_json(file.read_text(encoding="utf-8"))
     except (ContractError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        raise CheckpointError("{file}: {error}", file=file, error=error) from error

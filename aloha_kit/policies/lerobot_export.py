@@ -52,9 +52,9 @@ def export(network: ChunkNetwork, folder: Path, cameras: Sequence[str] = ()) -> 
     if cameras:
         raise ConfigError("--cameras is the order in the published scripts; LeRobot records the cameras by name")
     if wrong := _beyond(network):
-        raise ContractError(f"LeRobot's ACT cannot hold this network: {'; '.join(wrong)}")
+        raise ContractError("LeRobot's ACT cannot hold this network: {wrong}", wrong="; ".join(wrong))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already, and nothing is replaced; give another folder")
+        raise ConfigError("{folder} is there already, and nothing is replaced; give another folder", folder=folder)
     make_folder(folder.parent)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
     try:
@@ -62,7 +62,9 @@ def export(network: ChunkNetwork, folder: Path, cameras: Sequence[str] = ()) -> 
         fresh.chmod(0o755)  # mkdtemp's own is private
         os.replace(fresh, folder)
     except OSError as error:
-        raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise ConfigError(
+            "cannot write {folder}: {strerror}", folder=folder, strerror=error.strerror or error
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     contract = network.contract

@@ -59,7 +59,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config.get("output_features"), dict) or not isinstance(config.get("input_features"), dict):
         wrong.append("it names no features")
     if wrong:
-        raise CheckpointError(f"{folder}: of LeRobot's policies aloha_kit reads ACT as it comes: {'; '.join(wrong)}")
+        raise CheckpointError(
+            "{folder}: of LeRobot's policies aloha_kit reads ACT as it comes: {wrong}",
+            folder=folder,
+            wrong="; ".join(wrong),
+        )
     return config
 
 
@@ -74,16 +78,23 @@ def read_sizes(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, dict[
         (state,), (action,) = config["input_features"][STATE]["shape"], config["output_features"][ACTION]["shape"]
         for key, feature in config["input_features"].items():
             if feature["type"] == "ENV":
-                raise CheckpointError(f"{folder} reads {key}, which a robot does not measure")
+                raise CheckpointError("{folder} reads {key}, which a robot does not measure", folder=folder, key=key)
             if feature["type"] == "VISUAL":
                 channels, height, width = feature["shape"]
                 if channels != 3:
-                    raise CheckpointError(f"{folder}: {key} has {channels} channels, not the 3 of RGB")
+                    raise CheckpointError(
+                        "{folder}: {key} has {channels} channels, not the 3 of RGB",
+                        folder=folder,
+                        key=key,
+                        channels=channels,
+                    )
                 cameras[camera_of(key)] = (height, width)
     except KeyError as error:
-        raise CheckpointError(f"{folder / CONFIG} lacks {error} among its features") from error
+        raise CheckpointError("{path} lacks {error} among its features", path=folder / CONFIG, error=error) from error
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: features of an odd shape ({error})") from error
+        raise CheckpointError(
+            "{path}: features of an odd shape ({error})", path=folder / CONFIG, error=error
+        ) from error
     return state, action, cameras
 
 
@@ -123,18 +134,24 @@ class _Step:
         file = folder / f"{processor}.json"
         if not file.is_file():
             raise CheckpointError(
-                f"{folder} lacks {file.name}: a checkpoint of a LeRobot before 0.4, which had its statistics among the"
-                " weights; LeRobot's lerobot.processor.migrate_policy_normalization writes it anew"
+                "{folder} lacks {name}: a checkpoint of a LeRobot before 0.4, which had its statistics among the "
+                "weights; LeRobot's lerobot.processor.migrate_policy_normalization writes it anew",
+                folder=folder,
+                name=file.name,
             )
         try:
             steps = {step["registry_name"]: step for step in read_json(file)["steps"]}
             if others := sorted(steps.keys() - _NEUTRAL_STEPS - {name}):
-                raise CheckpointError(f"{file} has steps that aloha_kit does not read: {', '.join(others)}")
+                raise CheckpointError(
+                    "{file} has steps that aloha_kit does not read: {others}", file=file, others=", ".join(others)
+                )
             return cls(file, steps[name]["config"], load_file(folder / steps[name]["state_file"]))
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: its statistics are missing or damaged: {error}") from error
+            raise CheckpointError(
+                "{file}: its statistics are missing or damaged: {error}", file=file, error=error
+            ) from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file} is not LeRobot's, or damaged: {error!r}") from error
+            raise CheckpointError("{file} is not LeRobot's, or damaged: {error!r}", file=file, error=error) from error
 
     def moments(self, feature: str, role: str, size: int, *, inverse: bool = False) -> Moments:
         """Shift and scale of a feature as mean and std; `inverse` is the way out of the network."""
@@ -142,18 +159,34 @@ class _Step:
         of = {key.removeprefix(prefix): value for key, value in self._stats.items() if key.startswith(prefix)}
         mode = self._modes.get(role, "IDENTITY") if of else "IDENTITY"
         if mode not in _AFFINE:
-            raise CheckpointError(f"{self._file} normalises {feature} by {mode}; known: {', '.join(_AFFINE)}")
+            raise CheckpointError(
+                "{file} normalises {feature} by {mode}; known: {known}",
+                file=self._file,
+                feature=feature,
+                mode=mode,
+                known=", ".join(_AFFINE),
+            )
         try:
             mean, std = _AFFINE[mode](of) if of else (np.zeros(size, np.float32), np.ones(size, np.float32))
             unknown = np.full(size, np.nan, np.float32)
             moments = Moments(mean, std, of.get("min", unknown), of.get("max", unknown), int(of.get("count", [0])[0]))
         except (ContractError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self._file}: statistics of {feature} that {mode} cannot use: {error}") from error
+            raise CheckpointError(
+                "{file}: statistics of {feature} that {mode} cannot use: {error}",
+                file=self._file,
+                feature=feature,
+                mode=mode,
+                error=error,
+            ) from error
         if not inverse and mode == "MEAN_STD":
             return Moments(mean, std + np.float32(self._eps), moments.min, moments.max, moments.count)
         if not inverse and (still := np.flatnonzero(std == 0)).size:
             raise CheckpointError(
-                f"{self._file}: entry {still[0]} of {feature} never moved, and {mode} divides by its range"
+                "{file}: entry {entry} of {feature} never moved, and {mode} divides by its range",
+                file=self._file,
+                entry=still[0],
+                feature=feature,
+                mode=mode,
             )
         return moments
 
@@ -167,8 +200,11 @@ class _Step:
         mode = self._modes.get("VISUAL", "IDENTITY")
         if mode != "MEAN_STD" or not alike:
             raise CheckpointError(
-                f"{self._file} normalises {feature} by {mode} of other numbers than ImageNet's; aloha_kit reads what"
-                " was trained with --dataset.use_imagenet_stats=true, the default"
+                "{file} normalises {feature} by {mode} of other numbers than ImageNet's; aloha_kit reads what "
+                "was trained with --dataset.use_imagenet_stats=true, the default",
+                file=self._file,
+                feature=feature,
+                mode=mode,
             )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.core import ContractError, plural
-from aloha_kit.core.lang import Message
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
@@ -63,11 +62,9 @@ def require_named(source: Path, cameras: Collection[str], setup: AssumedSetup) -
     """Raise `ContractError` where cameras were given by name that are not those a checkpoint records."""
     if setup.named and set(setup.cameras) != set(cameras):
         raise ContractError(
-            Message(
-                "{source} records its cameras as: {cameras}; given --cameras {given}. Where the rig names them "
-                "otherwise, give --rename POLICY_CAMERA=RIG_CAMERA",
-                source=source,
-                cameras=", ".join(cameras) or "(none)",
-                given=" ".join(setup.cameras),
-            )
+            "{source} records its cameras as: {cameras}; given --cameras {given}. Where the rig names them "
+            "otherwise, give --rename POLICY_CAMERA=RIG_CAMERA",
+            source=source,
+            cameras=", ".join(cameras) or "(none)",
+            given=" ".join(setup.cameras),
         )

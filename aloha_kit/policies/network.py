@@ -14,6 +14,7 @@ from torch import nn, Tensor
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import Contract, ContractError, Feature
 from aloha_kit.core.features import DEPTH, IMAGE
+from aloha_kit.core.lang import Message
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.action_errors import action_errors, error_columns, Mean
@@ -69,7 +70,12 @@ class ChunkNetwork(nn.Module, abc.ABC):
         keys = {"qpos": sizes["qpos"], "action": self.action_dim, **sizes}
         for key, size in keys.items():
             if stats[key].size != size:
-                raise ContractError(f"statistics of '{key}' have {stats[key].size} entries, the contract has {size}")
+                raise ContractError(
+                    "statistics of '{key}' have {count} entries, the contract has {size}",
+                    key=key,
+                    count=stats[key].size,
+                    size=size,
+                )
         self.normaliser = Normaliser(config, stats, tuple(keys))
         self.language = None
         self.vision = None
@@ -180,10 +186,17 @@ class ChunkNetwork(nn.Module, abc.ABC):
         values: Mapping[str, Any] = batch
         if feature.name not in values:
             only = " (simulation only)" if feature.privileged else ""
-            raise ContractError(f"this policy reads {feature.name}, and the observation has none{only}")
+            raise ContractError(
+                "this policy reads {name}, and the observation has none{only}", name=feature.name, only=only
+            )
         vector, steps = _sized(feature.name, values[feature.name], feature.shape[0]), self.config.window
         if steps > 1 and (vector.ndim != 3 or vector.shape[1] != steps):
-            raise ContractError(f"{feature.name} must have {steps} steps, given shape {tuple(vector.shape)}")
+            raise ContractError(
+                "{name} must have {steps} steps, given shape {shape}",
+                name=feature.name,
+                steps=steps,
+                shape=tuple(vector.shape),
+            )
         normalised: Tensor = self.normaliser(feature.name, vector)
         return normalised if steps == 1 else normalised.flatten(1)
 
@@ -191,7 +204,11 @@ class ChunkNetwork(nn.Module, abc.ABC):
         """Normalised actions (B, K, A) and `is_pad` (B, K), cut to the chunk; sizes checked."""
         actions = _sized("actions", batch["actions"], self.action_dim)
         if actions.shape[1] < self.chunk_size:
-            raise ContractError(f"actions have {actions.shape[1]} rows, the chunk needs {self.chunk_size}")
+            raise ContractError(
+                "actions have {rows} rows, the chunk needs {chunk_size}",
+                rows=actions.shape[1],
+                chunk_size=self.chunk_size,
+            )
         return self.normaliser("action", actions[:, : self.chunk_size]), batch["is_pad"][:, : self.chunk_size]
 
     def feature_maps(self, batch: Batch) -> list[Tensor]:
@@ -269,8 +286,10 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
     cameras = dict(sorted(contract.cameras.items())) if config.use_images else {}
     if unread := sorted(set(config.depth_cameras) - cameras.keys()):
         raise ContractError(
-            f"depth is read beside the image of its camera, and '{unread[0]}' of depth_cameras is no camera that the "
-            f"policy reads; these are: {', '.join(cameras) or '(none)'}"
+            "depth is read beside the image of its camera, and '{unread}' of depth_cameras is no camera that "
+            "the policy reads; these are: {cameras}",
+            unread=unread[0],
+            cameras=", ".join(cameras) or Message("(none)"),
         )
     depth = contract.named_depth(config.depth_cameras)
     return contract.with_cameras(cameras).with_sensors((*privileged, *contract.named_sensors(config.sensors), *depth))
@@ -291,5 +310,7 @@ def masked_mean(error: Tensor, is_pad: Tensor, *, over: str, valid_rows: Tensor 
 
 def _sized(name: str, value: Tensor, size: int) -> Tensor:
     if value.shape[-1] != size:
-        raise ContractError(f"{name} must have {size} entries, given shape {tuple(value.shape)}")
+        raise ContractError(
+            "{name} must have {size} entries, given shape {shape}", name=name, size=size, shape=tuple(value.shape)
+        )
     return value.to(torch.float32)

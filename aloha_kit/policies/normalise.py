@@ -33,7 +33,9 @@ class Normaliser(nn.Module):
             offset, scale = _affine(config.normalisation, stats[key])
             if not (np.isfinite(offset).all() and np.isfinite(scale).all()):
                 raise ContractError(
-                    f"statistics of '{key}' are not all known, normalisation {config.normalisation} is out"
+                    "statistics of '{key}' are not all known, normalisation {normalisation} is out",
+                    key=key,
+                    normalisation=config.normalisation,
                 )
             scale = np.maximum(scale, np.float32(config.std_floor))
             self.register_buffer(f"{key}_offset", torch.from_numpy(offset.copy()), persistent=False)

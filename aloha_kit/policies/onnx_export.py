@@ -45,7 +45,7 @@ def export(network: ChunkNetwork, file: Path, cameras: Sequence[str] = ()) -> li
     if cameras:
         raise ConfigError("--cameras is the order in the published scripts; the inputs of a model have their names")
     if file.exists():
-        raise ConfigError(f"{file} is there already, and nothing is replaced; give another file")
+        raise ConfigError("{file} is there already, and nothing is replaced; give another file", file=file)
     onnx, runtime = _libraries()
     network.eval()
     example = blank(network, _ROWS[0])
@@ -59,7 +59,7 @@ def export(network: ChunkNetwork, file: Path, cameras: Sequence[str] = ()) -> li
             onnx.checker.check_model(part)
             off = _require_same(network, _runs(runtime, flat, part))
     except (OSError, onnx.checker.ValidationError) as error:
-        raise ConfigError(f"cannot write {file}: {str(error).splitlines()[0]}") from error
+        raise ConfigError("cannot write {file}: {error}", file=file, error=str(error).splitlines()[0]) from error
     return [str(file), *_described(model), f"differs from eager fp32 by at most {off:.2g} standard deviations"]
 
 
@@ -69,8 +69,9 @@ def _libraries() -> tuple[Any, Any]:
         return importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ConfigError(
-            f"--format onnx needs onnx, onnxruntime and onnxscript ({error}). Install them with: pip install"
-            " 'aloha_kit[onnx]'"
+            "--format onnx needs onnx, onnxruntime and onnxscript ({error}). Install them with: pip install "
+            "'aloha_kit[onnx]'",
+            error=error,
         ) from error
 
 
@@ -89,8 +90,9 @@ def _converted(flat: FlatNetwork, example: Batch) -> Any:
     except Exception as error:  # torch and onnxscript each have their own
         reason = str(error).strip().splitlines()
         raise ConfigError(
-            f"this {flat.network.config.kind} network cannot be converted to ONNX:"
-            f" {reason[0] if reason else type(error).__name__}"
+            "this {kind} network cannot be converted to ONNX: {error}",
+            kind=flat.network.config.kind,
+            error=reason[0] if reason else type(error).__name__,
         ) from error
 
 
@@ -157,8 +159,11 @@ def _require_same(network: ChunkNetwork, predict: Predict) -> float:
     shares, worst = of_std(network, errors)
     if not shares[worst] <= TOLERANCE["fp32"]:  # NaN is not
         raise ConfigError(
-            f"the ONNX model differs from eager fp32: {network.contract.action_names[worst]} by {shares[worst]:.3g} of"
-            f" its standard deviations; allowed are {TOLERANCE['fp32']:g}. Nothing is written"
+            "the ONNX model differs from eager fp32: {name} by {share:.3g} of its standard "
+            "deviations; allowed are {tolerance:g}. Nothing is written",
+            name=network.contract.action_names[worst],
+            share=shares[worst],
+            tolerance=TOLERANCE["fp32"],
         )
     return float(shares[worst])
 

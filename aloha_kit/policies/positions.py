@@ -46,8 +46,11 @@ class LearnedPositions(nn.Module):
         if largest := [size for size in sizes if max(size) > self.LIMIT]:
             height, width = largest[0]
             raise ContractError(
-                f"position_embedding learned has {self.LIMIT} rows and columns, and a feature map is {height}x{width}; "
-                "use position_embedding sine, or smaller images"
+                "position_embedding learned has {limit} rows and columns, and a feature map is {height}x{width}; "
+                "use position_embedding sine, or smaller images",
+                limit=self.LIMIT,
+                height=height,
+                width=width,
             )
         self.sizes = list(sizes)
         self.rows = nn.Parameter(torch.rand(max(height for height, _ in sizes), dim // 2))

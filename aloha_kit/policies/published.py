@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.core import ConfigError, ContractError, plural
+from aloha_kit.core.lang import Message
 from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference import (
@@ -39,7 +40,7 @@ def load(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
         ContractError: the weights are of another number of cameras.
     """
     if setup is None:
-        raise ConfigError(f"{source} does not record its cameras: name them")
+        raise ConfigError("{source} does not record its cameras: name them", source=source)
     number = camera_count({key.removeprefix(MODEL): value for key, value in read_weights(source).items()})
     names = read_camera_names(source.parent / _CONFIG)
     cameras, origin = dict(setup.cameras), setup.cameras_from
@@ -47,13 +48,20 @@ def load(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
         cameras, origin = {name: setup.size(name) for name in names}, _CONFIG
     elif setup.cautious and not setup.named and number is None:
         raise ConfigError(
-            f"{source} does not record how many cameras it was trained on, and an arm would move by the wrong ones:"
-            f" give --cameras NAME … in its training's order (the task has: {' '.join(cameras) or 'none'})"
+            "{source} does not record how many cameras it was trained on, and an arm would move by the wrong "
+            "ones: give --cameras NAME … in its training's order (the task has: {cameras})",
+            source=source,
+            cameras=" ".join(cameras) or "none",
         )
     if number is not None and number != len(cameras):
         raise ContractError(
-            f"{source} was trained on {plural(number, 'camera')}, as its weights show; {origin} gives"
-            f" {len(cameras)}: {' '.join(cameras) or '(none)'}. Give --cameras NAME … in its training's order"
+            "{source} was trained on {trained}, as its weights show; {origin} gives {count}: {cameras}. Give "
+            "--cameras NAME … in its training's order",
+            source=source,
+            trained=plural(number, "camera"),
+            origin=origin,
+            count=len(cameras),
+            cameras=" ".join(cameras) or Message("(none)"),
         )
     network = load_reference(source, source.parent / _STATS, cameras, rate_hz=setup.rate_hz)
     network.assumed = {
@@ -77,7 +85,7 @@ def describe(source: Path) -> list[str]:
     try:
         config = policy_config(theirs)
     except (CheckpointError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: {error}") from error
+        raise CheckpointError("{source}: {error}", source=source, error=error) from error
     stats = read_stats(source.parent / _STATS)
     number, names = camera_count(theirs), read_camera_names(source.parent / _CONFIG)
     cameras = "their number does not follow from the weights" if number is None else f"{number}, by the weights"

@@ -20,6 +20,7 @@ from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, ContractError, joint_names
 from aloha_kit.core.files import special_file
+from aloha_kit.core.lang import Message
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.checkpoint import load_weights
@@ -83,7 +84,12 @@ def load_reference(
     except (CheckpointError, ContractError) as error:
         raise type(error)(f"{checkpoint}: {error}") from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # parameters of another rank or number
-        raise CheckpointError(f"{checkpoint}: weights of an odd shape ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            "{checkpoint}: weights of an odd shape ({type}: {error})",
+            checkpoint=checkpoint,
+            type=type(error).__name__,
+            error=error,
+        ) from error
 
 
 def read_weights(checkpoint: str | Path) -> State:
@@ -93,25 +99,42 @@ def read_weights(checkpoint: str | Path) -> State:
         CheckpointError: missing, damaged, more than weights, or of an unsupported policy; names it.
     """
     if special := special_file(Path(checkpoint)):
-        raise CheckpointError(f"{checkpoint} is {special}")
+        raise CheckpointError("{checkpoint} is {special}", checkpoint=checkpoint, special=special)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"cannot read weights from {checkpoint}: {error.strerror or error}") from error
+        raise CheckpointError(
+            "cannot read weights from {checkpoint}: {strerror}", checkpoint=checkpoint, strerror=error.strerror or error
+        ) from error
     except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError, ValueError, TypeError) as error:
         # torch's own words here are advice on reading the file unsafely.
         raise CheckpointError(
-            f"cannot read weights from {checkpoint}: it is damaged, cut short, or holds more than weights"
+            "cannot read weights from {checkpoint}: it is damaged, cut short, or holds more than weights",
+            checkpoint=checkpoint,
         ) from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{checkpoint} holds no state dict, but {type(state).__name__}")
+        raise CheckpointError(
+            "{checkpoint} holds no state dict, but {type}", checkpoint=checkpoint, type=type(state).__name__
+        )
     for name, what in _OTHERS.items():
         if any(name in key for key in _keys(state)):
-            raise CheckpointError(f"{checkpoint} is {what}: it has parameters '{name}'. {_READABLE}")
+            raise CheckpointError(
+                "{checkpoint} is {what}: it has parameters '{name}'. {readable}",
+                checkpoint=checkpoint,
+                what=what,
+                name=name,
+                readable=_READABLE,
+            )
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise CheckpointError(f"{checkpoint} holds no state dict, but a dict of: {', '.join(map(str, state))[:200]}")
+        raise CheckpointError(
+            "{checkpoint} holds no state dict, but a dict of: {state}",
+            checkpoint=checkpoint,
+            state=", ".join(map(str, state))[:200],
+        )
     if odd := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise CheckpointError(f"{checkpoint} has weights that are not finite: {', '.join(odd[:5])}")
+        raise CheckpointError(
+            "{checkpoint} has weights that are not finite: {odd}", checkpoint=checkpoint, odd=", ".join(odd[:5])
+        )
     return state
 
 
@@ -152,10 +175,17 @@ def from_state_dict(
     if contract is None:
         contract = Contract.of(_names("qpos", stats), _names("action", stats), dict(cameras), rate_hz)
     if dict(cameras) != contract.cameras:
-        raise ContractError(f"cameras {dict(cameras)} are not the contract's {contract.cameras}")
+        raise ContractError(
+            "cameras {given} are not the contract's {cameras}", given=dict(cameras), cameras=contract.cameras
+        )
     counted = camera_count(theirs)
     if counted is not None and counted != len(cameras):
-        raise ContractError(f"the weights are of {counted} cameras, given {len(cameras)}: {', '.join(cameras)}")
+        raise ContractError(
+            "the weights are of {counted} cameras, given {count}: {cameras}",
+            counted=counted,
+            count=len(cameras),
+            cameras=", ".join(cameras),
+        )
     network = build(config, contract, stats, pretrained=False)
     ours = to_ours(theirs, list(cameras))
     if "encoder.layers.0.linear1.weight" not in theirs:  # trained without the VAE's encoder, which only training reads
@@ -179,7 +209,9 @@ def policy_config(theirs: Mapping[str, Tensor], nheads: int = 8, kl_weight: floa
             hidden_dim=len(theirs["mlp.0.weight"]),
             hidden_layers=sum(key.startswith("mlp.") and key.endswith("weight") for key in theirs) - 1,
         )
-    raise CheckpointError(f"neither an ACT nor a CNNMLP state dict; its keys begin {', '.join(list(theirs)[:5])[:200]}")
+    raise CheckpointError(
+        "neither an ACT nor a CNNMLP state dict; its keys begin {keys}", keys=", ".join(list(theirs)[:5])[:200]
+    )
 
 
 def read_stats(file: str | Path) -> Statistics:
@@ -189,7 +221,7 @@ def read_stats(file: str | Path) -> Statistics:
         CheckpointError: missing, damaged, lacking an entry, or holding more than numpy arrays.
     """
     if special := special_file(Path(file)):
-        raise CheckpointError(f"{file} is {special}")
+        raise CheckpointError("{file} is {special}", file=file, special=special)
     try:
         raw = _ArraysOnly(io.BytesIO(Path(file).read_bytes())).load()
         unknown = np.full_like(raw["qpos_mean"], np.nan), np.full_like(raw["action_mean"], np.nan)
@@ -199,15 +231,21 @@ def read_stats(file: str | Path) -> Statistics:
             arrays = (raw[f"{key}_mean"], raw[f"{key}_std"], *extremes)
             mean, std, low, high = (np.asarray(array, np.float32) for array in arrays)
             if mean.ndim != 1 or not mean.shape == std.shape == low.shape == high.shape:
-                raise ValueError(f"mean and std of {key} have shapes {mean.shape} and {std.shape}")
+                raise ValueError(
+                    Message(
+                        "mean and std of {key} have shapes {mean} and {std}", key=key, mean=mean.shape, std=std.shape
+                    )
+                )
             if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-                raise ValueError(f"mean or std of {key} is not finite")
+                raise ValueError(Message("mean or std of {key} is not finite", key=key))
             moments[key] = Moments(mean, std, low, high, count=0)  # the number of rows is not recorded
         return Statistics(moments)
     except KeyError as error:
-        raise CheckpointError(f"{file} lacks {error}; it has: {', '.join(map(str, raw))}") from error
+        raise CheckpointError(
+            "{file} lacks {error}; it has: {keys}", file=file, error=error, keys=", ".join(map(str, raw))
+        ) from error
     except _UNREADABLE as error:
-        raise CheckpointError(f"cannot read statistics from {file}: {error}") from error
+        raise CheckpointError("cannot read statistics from {file}: {error}", file=file, error=error) from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -221,7 +259,9 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}; only numpy arrays are accepted")
+            raise pickle.UnpicklingError(
+                Message("it contains {module}.{name}; only numpy arrays are accepted", module=module, name=name)
+            )
         return super().find_class(module, name)
 
 
@@ -230,7 +270,9 @@ def _act_config(theirs: Mapping[str, Tensor], nheads: int, kl_weight: float) -> 
         chunk_size, hidden_dim = theirs["query_embed.weight"].shape
         latent_dim = theirs["latent_out_proj.weight"].shape[1]
         if "latent_proj.weight" in theirs and len(theirs["latent_proj.weight"]) != 2 * latent_dim:
-            raise CheckpointError(f"an ACT++ policy with a vector-quantised latent (--use_vq). {_READABLE}")
+            raise CheckpointError(
+                "an ACT++ policy with a vector-quantised latent (--use_vq). {readable}", readable=_READABLE
+            )
         return ActConfig(
             backbone=_backbone(theirs),
             share_backbone=camera_count(theirs) is None,
@@ -250,9 +292,9 @@ def _act_config(theirs: Mapping[str, Tensor], nheads: int, kl_weight: float) -> 
             distinct_init=False,
         )
     except KeyError as error:
-        raise CheckpointError(f"an ACT state dict without {error}") from error
+        raise CheckpointError("an ACT state dict without {error}", error=error) from error
     except (IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"an ACT state dict of an odd shape: {error}") from error
+        raise CheckpointError("an ACT state dict of an odd shape: {error}", error=error) from error
 
 
 def _backbone(theirs: Mapping[str, Tensor]) -> Literal["resnet18", "resnet34", "resnet50"]:

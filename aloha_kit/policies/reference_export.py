@@ -56,14 +56,20 @@ def save_reference(network: ChunkNetwork, folder: str | Path, cameras: Sequence[
     folder = make_folder(Path(folder))
     weights, statistics = folder / "policy_best.ckpt", folder / "dataset_stats.pkl"
     if there := [file.name for file in (weights, statistics) if file.exists()]:
-        raise ConfigError(f"{folder} has {' and '.join(there)} already, which are not replaced; give another folder")
+        raise ConfigError(
+            "{folder} has {there} already, which are not replaced; give another folder",
+            folder=folder,
+            there=" and ".join(there),
+        )
     try:
         with replacing(weights) as part:
             torch.save(state, part)
             statistics.write_bytes(_for_old_numpy(stats))
     except (OSError, RuntimeError) as error:
         statistics.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write {weights}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            "cannot write {weights}: {error}", weights=weights, error=str(error).splitlines()[0]
+        ) from error
 
 
 def script_settings(network: ChunkNetwork, cameras: Sequence[str] | None = None) -> list[str]:
@@ -104,11 +110,13 @@ def to_state_dict(network: ChunkNetwork, cameras: Sequence[str] | None = None) -
     """
     wrong = _beyond_reference(network)
     if wrong:
-        raise ContractError(f"the published classes cannot hold this network: {'; '.join(wrong)}")
+        raise ContractError("the published classes cannot hold this network: {wrong}", wrong="; ".join(wrong))
     own = list(network.contract.cameras)
     names = list(cameras or own)
     if sorted(names) != own:
-        raise ContractError(f"cameras must be {', '.join(own)} in some order, given: {', '.join(names)}")
+        raise ContractError(
+            "cameras must be {own} in some order, given: {names}", own=", ".join(own), names=", ".join(names)
+        )
     ours = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     theirs = to_theirs(ours, names)
     _PUBLISHED[network.config.kind].fill(network, theirs)

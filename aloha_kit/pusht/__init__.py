@@ -40,7 +40,12 @@ def connect(
     rig.refuse_devices()
     given = {"script": task.script, "randomise": task.randomise}
     if unused := [name for name, value in given.items() if value]:
-        raise ConfigError(f"task '{task.name}' on rig '{rig.name}': Push-T has no {', '.join(unused)}")
+        raise ConfigError(
+            "task '{task}' on rig '{rig}': Push-T has no {unused}",
+            task=task.name,
+            rig=rig.name,
+            unused=", ".join(unused),
+        )
     options: dict[str, Any] = {
         "cameras": task.camera_sizes(rig),
         "rate_hz": task.rate_hz,

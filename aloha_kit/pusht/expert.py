@@ -45,7 +45,7 @@ class PushExpert(Policy):
 
     def __init__(self, physics: PushTEnv, *, noise: float = 0.0, seed: int = 0) -> None:
         if not noise >= 0:
-            raise ConfigError(f"motion noise must be at least 0, given {noise}")
+            raise ConfigError("motion noise must be at least 0, given {noise}", noise=noise)
         self._physics, self._noise, self._seed, self._resets = physics, noise, seed, 0
         self._outline, self._pushes = Outline.of_block(), PushOutcomes.computed()
         self._rng = np.random.default_rng()

@@ -89,7 +89,9 @@ class BrowserPage:
         try:
             self._server = ThreadingHTTPServer((address.host, address.port), _handler(self))
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"the page cannot be served at {address.host}:{address.port}: {error}") from error
+            raise ConfigError(
+                "the page cannot be served at {host}:{port}: {error}", host=address.host, port=address.port, error=error
+            ) from error
         self._server.daemon_threads = True
         self.url = f"http://{address.host}:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, name="page", daemon=True).start()
@@ -135,7 +137,7 @@ class BrowserPage:
         if pointer is not None:
             x, y = map(float, pointer)
             if not np.isfinite((x, y)).all():
-                raise ValueError(f"pointer must be finite, given {pointer}")
+                raise ValueError(Message("pointer must be finite, given {pointer}", pointer=pointer))
             self.pointer = np.clip(np.array((x, y), np.float32), 0, SIZE)
         with self._lock:
             self._commands += map(str, commands) if self._known else ()
@@ -162,7 +164,7 @@ class PointerPolicy(Policy):
             StreamError: the page is silent.
         """
         if self._page.age_s() > SILENT_S:
-            raise StreamError(Message("the operator's page is silent: open {url}", url=self._page.url))
+            raise StreamError("the operator's page is silent: open {url}", url=self._page.url)
         return observation["qpos"] if self._page.pointer is None else self._page.pointer
 
 

@@ -61,9 +61,11 @@ class PushT(SimulatedEnvironment):
         clock: Clock | None = None,
     ) -> None:
         if scene not in SCENES:
-            raise ConfigError(f"Push-T has no scene '{scene}'. {did_you_mean(scene, SCENES)}")
+            raise ConfigError("Push-T has no scene '{scene}'. {known}", scene=scene, known=did_you_mean(scene, SCENES))
         if rate_hz != RATE_HZ:
-            raise ConfigError(f"Push-T runs at {RATE_HZ:g} Hz, given rate_hz {rate_hz:g}")
+            raise ConfigError(
+                "Push-T runs at {expected:g} Hz, given rate_hz {rate_hz:g}", expected=RATE_HZ, rate_hz=rate_hz
+            )
         self._scene, self._episode_len = scene, episode_len
         self._contract = contract(scene, cameras or {})
         self._limits = SafetyLimits.of(self._contract, lower=0, upper=SIZE, speed=SIZE * RATE_HZ, ramp=1)

@@ -11,10 +11,10 @@ from typing import Annotated, cast, ClassVar, Literal
 import tyro
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import Message
+from aloha_kit.core.value_checks import at_least
 from aloha_kit.envs import has_operator
 
 _SCRIPTED = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
@@ -148,7 +148,7 @@ def task_of(args: RecordArgs) -> TaskConfig:
     try:
         return dataclasses.replace(task, **{key: value for key, value in given.items() if value is not None})
     except ValueError as error:
-        raise ConfigError(Message("task '{task}': {error}", task=task.name, error=error)) from error
+        raise ConfigError("task '{task}': {error}", task=task.name, error=error) from error
 
 
 def rig_of(args: RecordArgs) -> RigConfig:
@@ -172,11 +172,6 @@ def rig_of(args: RecordArgs) -> RigConfig:
         reason = Message("a scripted expert records there")
     if wrong:
         raise UsageError(
-            Message(
-                "{flag} does not apply to rig '{rig}': {reason}",
-                flag=f"--{wrong[0]}",
-                rig=rig.name,
-                reason=reason,
-            )
+            "{flag} does not apply to rig '{rig}': {reason}", flag=f"--{wrong[0]}", rig=rig.name, reason=reason
         )
     return rig

@@ -20,7 +20,7 @@ from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import replacing
 from aloha_kit.core.jpeg import encode_jpeg
-from aloha_kit.core.lang import joined, Message, tr
+from aloha_kit.core.lang import joined, tr
 from aloha_kit.storage import Episode, list_episodes, transaction
 from aloha_kit.storage.hdf5 import DAMAGE
 
@@ -105,31 +105,24 @@ class DatasetFolder:
                 seed, success = episode.describe.get("seed"), episode.success
         except (AlohaKitError, *DAMAGE) as error:
             raise EpisodeError(
-                Message(
-                    "{error}\nMove {file} away, or run `{command}`",
-                    error=error,
-                    file=file,
-                    command=command("episode", "validate", self._folder),
-                )
+                "{error}\nMove {file} away, or run `{command}`",
+                error=error,
+                file=file,
+                command=command("episode", "validate", self._folder),
             ) from error
         if recorded != self._task:
             raise EpisodeError(
-                Message(
-                    "{file} is of task '{recorded}', not '{wanted}'; record into another folder with --dataset_dir",
-                    file=file,
-                    recorded=recorded,
-                    wanted=self._task,
-                )
+                "{file} is of task '{recorded}', not '{wanted}'; record into another folder with --dataset_dir",
+                file=file,
+                recorded=recorded,
+                wanted=self._task,
             )
         if found := theirs.differences(self._contract) or self._contract.differences(theirs):
             lines = joined(found, "\n  ")
             raise EpisodeError(
-                Message(
-                    "{file} was recorded otherwise:\n  {lines}\nRecord alike, or into another folder with "
-                    "--dataset_dir",
-                    file=file,
-                    lines=lines,
-                )
+                "{file} was recorded otherwise:\n  {lines}\nRecord alike, or into another folder with --dataset_dir",
+                file=file,
+                lines=lines,
             )
         return None if seed is None else int(seed), success is not False
 
@@ -168,7 +161,7 @@ def move_to_failed(file: Path) -> Path:
                 return place
     except OSError as error:
         raise EpisodeError(
-            Message("{file} could not be moved to {folder} and stays: {error}", file=file, folder=folder, error=error)
+            "{file} could not be moved to {folder} and stays: {error}", file=file, folder=folder, error=error
         ) from error
     raise AssertionError("counting never ends")
 

@@ -12,7 +12,7 @@ import dm_env
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, Environment, EpisodeError
-from aloha_kit.core.lang import marked, Message, shown, tr
+from aloha_kit.core.lang import marked, shown, tr
 from aloha_kit.loop import Outcome
 from aloha_kit.record.dataset_folder import move_to_failed
 from aloha_kit.storage import EpisodeWriter
@@ -178,7 +178,7 @@ class EpisodeAttempt:
         """
         require_valid(name, value)
         if self.result == "discarded":
-            raise EpisodeError(Message("{name} was discarded, there is no episode to label", name=self.name))
+            raise EpisodeError("{name} was discarded, there is no episode to label", name=self.name)
         if self.result is None:
             self._labels[name] = value
             return

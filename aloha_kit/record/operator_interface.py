@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast, Literal, Protocol, TextIO, TypeAlias
 
 from aloha_kit.core import Clock, ConfigError, did_you_mean
-from aloha_kit.core.lang import cut, marked, Message, tr
+from aloha_kit.core.lang import cut, marked, tr
 
 Command: TypeAlias = Literal[
     "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset"
@@ -114,10 +114,8 @@ class Cues:
             found = [command for command in _SPEAKERS if shutil.which(command[0])]
             if not found:
                 raise ConfigError(
-                    Message(
-                        "cues by speech need `spd-say` or `espeak-ng` (Debian: speech-dispatcher, espeak-ng); --cues "
-                        "bell needs neither"
-                    )
+                    "cues by speech need `spd-say` or `espeak-ng` (Debian: speech-dispatcher, espeak-ng); --cues "
+                    "bell needs neither"
                 )
             self._speaker = found[0]
 

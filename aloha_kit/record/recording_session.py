@@ -8,7 +8,7 @@ from typing import Any, TYPE_CHECKING
 
 from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, StopEpisode
 from aloha_kit.core.interrupt import signal_of
-from aloha_kit.core.lang import marked, Message, shown, tr
+from aloha_kit.core.lang import marked, shown, tr
 from aloha_kit.loop import Observer, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import TeleoperatedRobot
 from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
@@ -131,13 +131,11 @@ class RecordingSession:
         seconds, episode_s = self._disk.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
         if seconds < _LEAST_EPISODES * episode_s:
             raise EpisodeError(
-                Message(
-                    "the disk of {folder} has room for {seconds:.0f} s of recording, an episode takes up to "
-                    "{needed:.0f} s: make room",
-                    folder=self.plan.folder,
-                    seconds=seconds,
-                    needed=episode_s,
-                )
+                "the disk of {folder} has room for {seconds:.0f} s of recording, an episode takes up to "
+                "{needed:.0f} s: make room",
+                folder=self.plan.folder,
+                seconds=seconds,
+                needed=episode_s,
             )
         if self.plan.task.cameras and not self._sheet:
             self._sheet = write_contact_sheet(self.plan.folder, env.camera_images())

@@ -76,19 +76,17 @@ def record_scripted(
                 left = recovery.hint(path)
                 if not left or (left.startswith("1 ") and "recover" in str(error)):  # the error names that one itself
                     raise
-                raise RecordingError(Message("{error}. There are {left}", error=error, left=left)) from error
+                raise RecordingError("{error}. There are {left}", error=error, left=left) from error
     outcomes = tuple(progress.outcomes)
     if not interrupted and len(folder.good) < wanted and len(outcomes) >= max_attempts:
         raise RecordingError(
-            Message(
-                "only {good} of {tried} demonstrations succeeded, {wanted} were wanted; what was recorded is in "
-                "{path}. {advice}",
-                good=sum(outcome.success for outcome in outcomes),
-                tried=len(outcomes),
-                wanted=missing,
-                path=path,
-                advice=advice,
-            )
+            "only {good} of {tried} demonstrations succeeded, {wanted} were wanted; what was recorded is in "
+            "{path}. {advice}",
+            good=sum(outcome.success for outcome in outcomes),
+            tried=len(outcomes),
+            wanted=missing,
+            path=path,
+            advice=advice,
         )
     return RecordingResult(path, len(folder.good), wanted, outcomes, interrupted)
 
@@ -229,12 +227,10 @@ class _Pool:
         except (EOFError, OSError):
             worker.process.join()
             raise RecordingError(
-                Message(
-                    "a recording process died (exit code {code}) at seed {seed}; what was recorded stays. "
-                    "Out of memory? Try fewer --workers",
-                    code=worker.process.exitcode,
-                    seed=worker.seed,
-                )
+                "a recording process died (exit code {code}) at seed {seed}; what was recorded stays. Out of "
+                "memory? Try fewer --workers",
+                code=worker.process.exitcode,
+                seed=worker.seed,
             ) from None
         if isinstance(answer, WorkerFailure):
             failed = Message("recording seed {seed} failed: {why}", seed=worker.seed, why=answer.text)

@@ -18,7 +18,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import ConfigError, Contract, ContractError, Observation
 from aloha_kit.core.inputs import window
-from aloha_kit.core.lang import Message
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.core.versions import PROTOCOL
 from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, quoted, RemoteError, unpack
@@ -39,7 +38,7 @@ def address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(Message("an address is host:port, such as 192.168.1.5:8000; given '{text}'", text=text))
+        raise ConfigError("an address is host:port, such as 192.168.1.5:8000; given '{text}'", text=text)
     return host.strip("[]"), int(port)
 
 
@@ -89,9 +88,11 @@ class RemotePolicy:
         instruction: str | None = None,
     ) -> None:
         if quality is not None and not 1 <= quality <= 100:
-            raise ConfigError(f"a JPEG's quality is 1 to 100, given {quality}")
+            raise ConfigError("a JPEG's quality is 1 to 100, given {quality}", quality=quality)
         if len(token.encode()) > MAX_TOKEN:
-            raise RemoteError(f"a token has at most {MAX_TOKEN} bytes, given {len(token.encode())}")
+            raise RemoteError(
+                "a token has at most {most} bytes, given {count}", most=MAX_TOKEN, count=len(token.encode())
+            )
         host, port = address(where)
         self._uri = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
         self.where, self._token, self._quality, self._timeout_s = where, token, quality, timeout_s
@@ -151,17 +152,28 @@ class RemotePolicy:
         chunk = answer.get("actions")
         if not _is_answer(answer, number) or not isinstance(chunk, np.ndarray):
             self.close()
-            raise RemoteError(f"{self.where} answered observation {number} with '{quoted(answer['kind'])}'")
+            raise RemoteError(
+                "{where} answered observation {number} with '{kind}'",
+                where=self.where,
+                number=number,
+                kind=quoted(answer["kind"]),
+            )
         names = self.contract.action_names
         if chunk.shape != (self.chunk_size, len(names)) or chunk.dtype != np.float32:
             raise ContractError(
-                f"{self.where} sent a chunk of {chunk.shape} {chunk.dtype}, its contract has"
-                f" ({self.chunk_size}, {len(names)}) float32"
+                "{where} sent a chunk of {shape} {dtype}, its contract has ({chunk_size}, {count}) float32",
+                where=self.where,
+                shape=chunk.shape,
+                dtype=chunk.dtype,
+                chunk_size=self.chunk_size,
+                count=len(names),
             )
         try:
             require_finite("action", chunk, names)
         except RemoteError as error:
-            raise RemoteError(f"{self.where} sent a chunk that is not finite: {error}") from error
+            raise RemoteError(
+                "{where} sent a chunk that is not finite: {error}", where=self.where, error=error
+            ) from error
         took = answer.get("took_ms")
         self.took_ms = float(took) if isinstance(took, int | float) and math.isfinite(took) else 0.0
         return chunk
@@ -169,9 +181,7 @@ class RemotePolicy:
     def _require_done(self, answer: Mapping[str, Any]) -> None:
         if answer["kind"] == "failed":
             raise RemoteError(
-                Message(
-                    "the policy on {server} failed: {why}", server=self.where, why=quoted(answer.get("why"), _WORDS)
-                )
+                "the policy on {server} failed: {why}", server=self.where, why=quoted(answer.get("why"), _WORDS)
             )
 
     def close(self) -> None:
@@ -200,11 +210,7 @@ class RemotePolicy:
                 self.close()  # a late answer must not be taken for the next request's
                 if time.monotonic() >= end or isinstance(error, TimeoutError):
                     raise ConnectionLostError(
-                        Message(
-                            "no answer from {server} within {timeout_s:g} s",
-                            server=self.where,
-                            timeout_s=timeout_s,
-                        )
+                        "no answer from {server} within {timeout_s:g} s", server=self.where, timeout_s=timeout_s
                     ) from error
 
     def _connected(self, end: float) -> ClientConnection:
@@ -213,7 +219,7 @@ class RemotePolicy:
             time.sleep(max(0.0, min(wait, end - time.monotonic())))
             if time.monotonic() >= end and self._why:
                 raise ConnectionLostError(
-                    Message("no policy server answers at {server}: {why}", server=self.where, why=self._why)
+                    "no policy server answers at {server}: {why}", server=self.where, why=self._why
                 )
             try:
                 self._connection = self._greeted(end)
@@ -234,10 +240,14 @@ class RemotePolicy:
         connection.send(pack({"kind": "hello", "protocol": PROTOCOL, "token": self._token}))
         welcome = self._receive(connection, end)
         if welcome["kind"] != "welcome":
-            raise RemoteError(f"{self.where} greeted with '{quoted(welcome['kind'])}': is it a policy server?")
+            raise RemoteError(
+                "{where} greeted with '{kind}': is it a policy server?",
+                where=self.where,
+                kind=quoted(welcome["kind"]),
+            )
         description = Welcome.read(welcome, self.where)
         if self._welcome is not None and not description.same_policy(self._welcome):
-            raise RemoteError(f"{self.where} serves another policy than before the connection was lost")
+            raise RemoteError("{where} serves another policy than before the connection was lost", where=self.where)
         if self._welcome is not None and description != self._welcome:
             _LOG.warning(
                 "%s runs the policy otherwise than before the connection was lost: %s",
@@ -252,9 +262,7 @@ class RemotePolicy:
         message = unpack(connection.recv(timeout=max(0.0, end - time.monotonic())))
         if message["kind"] == "refused":
             self.close()
-            raise RemoteError(
-                Message("{server} refused: {why}", server=self.where, why=quoted(message.get("why"), _WORDS))
-            )
+            raise RemoteError("{server} refused: {why}", server=self.where, why=quoted(message.get("why"), _WORDS))
         return message
 
 

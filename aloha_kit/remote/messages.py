@@ -65,7 +65,7 @@ def unpack(data: Any) -> dict[str, Any]:
         nonlocal count
         count += 1
         if count > _MAX_OBJECTS:
-            raise RemoteError(f"a message of more than {_MAX_OBJECTS} maps, lists and arrays")
+            raise RemoteError("a message of more than {most} maps, lists and arrays", most=_MAX_OBJECTS)
         return value
 
     try:
@@ -77,10 +77,13 @@ def unpack(data: Any) -> dict[str, Any]:
         raise
     except Exception as error:  # msgpack's many, and UnicodeDecodeError
         raise RemoteError(
-            f"a message of {len(data)} bytes cannot be read: {type(error).__name__}: {quoted(error)}"
+            "a message of {count} bytes cannot be read: {type}: {error}",
+            count=len(data),
+            type=type(error).__name__,
+            error=quoted(error),
         ) from error
     if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
-        raise RemoteError(f"a message must be a map with a kind, given {type(message).__name__}")
+        raise RemoteError("a message must be a map with a kind, given {type}", type=type(message).__name__)
     _require_plain(message, _MAX_DEPTH)
     return message
 
@@ -98,7 +101,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         array = np.ascontiguousarray(value)
         if array.dtype.str not in _DTYPES or array.ndim > _MAX_DIMENSIONS:
-            raise RemoteError(f"an array of {array.dtype} with {array.ndim} dimensions cannot be sent")
+            raise RemoteError(
+                "an array of {dtype} with {ndim} dimensions cannot be sent", dtype=array.dtype, ndim=array.ndim
+            )
         return msgpack.ExtType(_ARRAY, msgpack.packb([array.dtype.str, list(value.shape), array.tobytes()]))
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
@@ -106,34 +111,46 @@ def _plain(value: Any) -> Any:
         return list(value)
     if isinstance(value, str):  # a version that is more than its text
         return str(value)
-    raise RemoteError(f"a {type(value).__name__} cannot be sent")
+    raise RemoteError("a {type} cannot be sent", type=type(value).__name__)
 
 
 def _extension(code: int, data: bytes) -> Any:
     if code == _JPEG:
         return Jpeg(data)
     if code != _ARRAY:
-        raise RemoteError(f"a value of unknown type {code}")
+        raise RemoteError("a value of unknown type {type}", type=code)
     try:
         dtype, shape, content = msgpack.unpackb(data, **_MAX_ARRAY_LENGTHS)
     except Exception as error:  # as above
-        raise RemoteError(f"an array is dtype, shape and bytes: {quoted(error)}") from error
+        raise RemoteError("an array is dtype, shape and bytes: {error}", error=quoted(error)) from error
     if dtype not in _DTYPES:
-        raise RemoteError(f"an array of dtype {quoted(repr(dtype))}; known: {', '.join(_DTYPES)}")
+        raise RemoteError(
+            "an array of dtype {dtype}; known: {known}", dtype=quoted(repr(dtype)), known=", ".join(_DTYPES)
+        )
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
-        raise RemoteError(f"an array of shape {quoted(repr(shape))}; expected up to {_MAX_DIMENSIONS} whole numbers")
+        raise RemoteError(
+            "an array of shape {shape}; expected up to {most} whole numbers",
+            shape=quoted(repr(shape)),
+            most=_MAX_DIMENSIONS,
+        )
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if not isinstance(content, bytes) or len(content) != expected:
         given = f"{len(content)} bytes" if isinstance(content, bytes) else type(content).__name__
-        raise RemoteError(f"an array of {dtype} {tuple(shape)} has {expected} bytes, given {given}")
+        raise RemoteError(
+            "an array of {dtype} {shape} has {expected} bytes, given {given}",
+            dtype=dtype,
+            shape=tuple(shape),
+            expected=expected,
+            given=given,
+        )
     return np.frombuffer(content, dtype).reshape(shape).copy()  # the bytes themselves cannot be written to
 
 
 def _require_plain(value: Any, depth: int) -> None:
     if isinstance(value, dict | list):
         if not depth:
-            raise RemoteError(f"a message nested more than {_MAX_DEPTH} deep")
+            raise RemoteError("a message nested more than {most} deep", most=_MAX_DEPTH)
         for item in value.values() if isinstance(value, dict) else value:
             _require_plain(item, depth - 1)
     elif not isinstance(value, np.ndarray | bytes | str | int | float | None):
-        raise RemoteError(f"a value of type {type(value).__name__}")
+        raise RemoteError("a value of type {type}", type=type(value).__name__)

@@ -15,6 +15,7 @@ from aloha_kit.core import Contract, ContractError, Feature, Observation
 from aloha_kit.core.features import value_of
 from aloha_kit.core.inputs import assembled, vector
 from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_size
+from aloha_kit.core.lang import Message
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
 
 _VECTORS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -48,7 +49,11 @@ def outgoing(observation: Observation, contract: Contract, quality: int | None) 
             image = _of_size(name, images[name], size)
             encoded[name] = image if quality is None else _compressed(image, quality)
         else:
-            raise RemoteError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
+            raise RemoteError(
+                "camera '{name}' is missing; there are: {there}",
+                name=name,
+                there=", ".join(images) or Message("(none)"),
+            )
     depth = observation.get("images_depth", {})
     exact = {name: _depth_of_size(name, depth, size) for name, size in contract.depth_cameras.items()}
     return {**sent, "images": encoded, **({"images_depth": exact} if exact else {})}
@@ -63,7 +68,11 @@ def incoming(values: Any, contract: Contract, n_obs_steps: int = 1, history: Any
     """
     if not isinstance(history, list | tuple) or len(history) != n_obs_steps - 1:
         given = len(history) if isinstance(history, list | tuple) else type(history).__name__
-        raise RemoteError(f"the policy reads {n_obs_steps - 1} observations before the present one, given {given}")
+        raise RemoteError(
+            "the policy reads {expected} observations before the present one, given {given}",
+            expected=n_obs_steps - 1,
+            given=given,
+        )
     observation = _incoming(values, contract)
     if history:
         observation["history"] = [_incoming(step, contract) for step in history]
@@ -77,7 +86,7 @@ def _incoming(values: Any, contract: Contract) -> Observation:
     images = values["images"]
     if missing := [name for name in contract.cameras if name not in images]:
         there = quoted(", ".join(map(str, images))) or "(none)"
-        raise RemoteError(f"camera '{missing[0]}' is missing; there are: {there}")
+        raise RemoteError("camera '{missing}' is missing; there are: {there}", missing=missing[0], there=there)
     observation["images"] = {name: _decoded(name, images[name], size) for name, size in contract.cameras.items()}
     if contract.depth_cameras:
         depth = values.get("images_depth")
@@ -99,7 +108,13 @@ def require_finite(key: str, values: npt.NDArray[Any], names: tuple[str, ...]) -
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
-        raise RemoteError(f"{key}[{', '.join(map(str, place))}] ({names[place[-1]]}) is {values[place]}")
+        raise RemoteError(
+            "{key}[{place}] ({name}) is {value}",
+            key=key,
+            place=", ".join(map(str, place)),
+            name=names[place[-1]],
+            value=values[place],
+        )
 
 
 def _vectors(contract: Contract) -> list[Feature]:
@@ -109,7 +124,9 @@ def _vectors(contract: Contract) -> list[Feature]:
 def _vector(values: dict[str, Any], feature: Feature) -> npt.NDArray[np.float32]:
     given = values.get(feature.name)
     if given is not None and (not isinstance(given, np.ndarray) or given.dtype not in _VECTORS):
-        raise RemoteError(f"{feature.name} must be of float32 or float64, given {_described(given)}")
+        raise RemoteError(
+            "{name} must be of float32 or float64, given {given}", name=feature.name, given=_described(given)
+        )
     try:
         checked = vector(given, feature, values)
     except ContractError as error:
@@ -124,11 +141,21 @@ def _of_size(name: str, image: Any, size: tuple[int, int]) -> Any:
         try:
             given = jpeg_size(image)
         except ValueError as error:
-            raise RemoteError(f"camera '{name}': {error}") from error
+            raise RemoteError("camera '{name}': {error}", name=name, error=error) from error
         if given != size:
-            raise RemoteError(f"camera '{name}' must be {size} (height, width), given a JPEG of {given}")
+            raise RemoteError(
+                "camera '{name}' must be {size} (height, width), given a JPEG of {given}",
+                name=name,
+                size=size,
+                given=given,
+            )
     elif not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != (*size, 3):
-        raise RemoteError(f"camera '{name}' must be a JPEG or {(*size, 3)} uint8, given {_described(image)}")
+        raise RemoteError(
+            "camera '{name}' must be a JPEG or {size} uint8, given {given}",
+            name=name,
+            size=(*size, 3),
+            given=_described(image),
+        )
     return image
 
 
@@ -136,11 +163,18 @@ def _depth_of_size(camera: str, depth: Mapping[str, Any], size: tuple[int, int])
     """Depth of a camera, sent as it is: uint16 mm."""
     if camera not in depth:
         raise RemoteError(
-            f"depth of camera '{camera}' is missing; there are: {quoted(', '.join(map(str, depth))) or '(none)'}"
+            "depth of camera '{camera}' is missing; there are: {there}",
+            camera=camera,
+            there=quoted(", ".join(map(str, depth))) or Message("(none)"),
         )
     values = depth[camera]
     if not isinstance(values, np.ndarray) or values.dtype != np.uint16 or values.shape != size:
-        raise RemoteError(f"depth of camera '{camera}' must be {size} uint16, given {_described(values)}")
+        raise RemoteError(
+            "depth of camera '{camera}' must be {size} uint16, given {given}",
+            camera=camera,
+            size=size,
+            given=_described(values),
+        )
     return values
 
 
@@ -150,7 +184,9 @@ def _decoded(name: str, image: Any, size: tuple[int, int]) -> npt.NDArray[np.uin
         return np.asarray(checked, np.uint8)
     image = decode(checked)
     if image is None or image.shape != (*size, 3):
-        raise RemoteError(f"camera '{name}': {len(checked)} bytes that are no whole JPEG of {size}")
+        raise RemoteError(
+            "camera '{name}': {count} bytes that are no whole JPEG of {size}", name=name, count=len(checked), size=size
+        )
     return np.asarray(image[..., ::-1], np.uint8)
 
 

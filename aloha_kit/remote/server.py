@@ -92,7 +92,9 @@ class PolicyServer:
         if not token:
             raise RemoteError("a server needs a token, or anybody in the network could read the cameras' images")
         if len(token.encode()) > MAX_TOKEN:
-            raise RemoteError(f"a token has at most {MAX_TOKEN} bytes, given {len(token.encode())}")
+            raise RemoteError(
+                "a token has at most {most} bytes, given {count}", most=MAX_TOKEN, count=len(token.encode())
+            )
         self._served, self._token, self._log = served, _digest(token), log
         self._one_at_a_time = threading.Lock()
         self._connections = Connections(limits or ConnectionLimits())
@@ -104,7 +106,9 @@ class PolicyServer:
                 process_response=_without_echo,
             )  # fmt: skip
         except OSError as error:
-            raise RemoteError(f"cannot serve on {host}:{port}: {error.strerror or error}") from error
+            raise RemoteError(
+                "cannot serve on {host}:{port}: {strerror}", host=host, port=port, strerror=error.strerror or error
+            ) from error
         self._speak_websocket, self._server.handler = self._server.handler, self._admit
         self.host, self.port = host, int(self._server.socket.getsockname()[1])
 
@@ -165,10 +169,12 @@ class PolicyServer:
         try:
             hello = unpack(connection.recv(timeout=STRANGER_S))
         except TimeoutError as error:
-            raise RemoteError(f"no hello within {STRANGER_S:g} s") from error
+            raise RemoteError("no hello within {timeout_s:g} s", timeout_s=STRANGER_S) from error
         protocol, token = hello.get("protocol"), hello.get("token")
         if hello["kind"] != "hello" or type(protocol) is not int or protocol != PROTOCOL:
-            raise RemoteError(f"expected a hello of protocol {PROTOCOL}, given {_whole(protocol)}")
+            raise RemoteError(
+                "expected a hello of protocol {protocol}, given {given}", protocol=PROTOCOL, given=_whole(protocol)
+            )
         # as digests, whose comparison takes as long whatever the token and its length
         if not (isinstance(token, str) and hmac.compare_digest(_digest(token), self._token)):
             raise RemoteError("the token is not the server's")
@@ -187,10 +193,12 @@ class PolicyServer:
             session.fresh = True
             return None
         if message["kind"] not in ("instruct", "predict"):
-            raise RemoteError(f"a message of kind '{quoted(message['kind'])}'; known: reset, instruct, predict")
+            raise RemoteError(
+                "a message of kind '{kind}'; known: reset, instruct, predict", kind=quoted(message["kind"])
+            )
         number = message.get("id")
         if type(number) is not int:
-            raise RemoteError(f"the id of an observation is a whole number, given {_whole(number)}")
+            raise RemoteError("the id of an observation is a whole number, given {number}", number=_whole(number))
         if message["kind"] == "instruct":
             return self._instructed(number, message)
         try:
@@ -227,7 +235,7 @@ class PolicyServer:
     def _instruct(self, message: dict[str, Any]) -> None:
         text = message.get("instruction")  # which older clients do not send
         if text is not None and not isinstance(text, str):
-            raise RemoteError(f"an instruction is a text, given {type(text).__name__}")
+            raise RemoteError("an instruction is a text, given {type}", type=type(text).__name__)
         if isinstance(self._served.source, InstructedSource):
             self._served.source.instruct(text)
 

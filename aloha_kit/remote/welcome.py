@@ -45,32 +45,53 @@ class Welcome:
         """
         contract, chunk_size, about = (message.get(key) for key in ("contract", "chunk_size", "about"))
         if type(chunk_size) is not int or not 1 <= chunk_size <= _MOST_ACTIONS:
-            raise RemoteError(f"{where} states chunks of {quoted(repr(chunk_size))} actions")
+            raise RemoteError(
+                "{where} states chunks of {chunk_size} actions", where=where, chunk_size=quoted(repr(chunk_size))
+            )
         n_obs_steps = message.get("n_obs_steps", 1)
         if type(n_obs_steps) is not int or not 1 <= n_obs_steps <= _MOST_STEPS:
-            raise RemoteError(f"{where} states that its policy reads {quoted(repr(n_obs_steps))} observations")
+            raise RemoteError(
+                "{where} states that its policy reads {n_obs_steps} observations",
+                where=where,
+                n_obs_steps=quoted(repr(n_obs_steps)),
+            )
         n_action_steps = message.get("n_action_steps")  # which older servers do not send
         if n_action_steps is not None and (type(n_action_steps) is not int or not 1 <= n_action_steps <= _MOST_ACTIONS):
             raise RemoteError(
-                f"{where} states that its policy executes {quoted(repr(n_action_steps))} actions of a chunk"
+                "{where} states that its policy executes {n_action_steps} actions of a chunk",
+                where=where,
+                n_action_steps=quoted(repr(n_action_steps)),
             )
         weight = message.get("ensemble_weight")  # likewise
         if weight is not None and not (isinstance(weight, int | float) and math.isfinite(weight)):
-            raise RemoteError(f"{where} states a weight of temporal ensembling of {quoted(repr(weight))}")
+            raise RemoteError(
+                "{where} states a weight of temporal ensembling of {weight}", where=where, weight=quoted(repr(weight))
+            )
         if not isinstance(about, dict):
-            raise RemoteError(f"{where} describes its policy by a {type(about).__name__}, not a map")
+            raise RemoteError(
+                "{where} describes its policy by a {type}, not a map", where=where, type=type(about).__name__
+            )
         if not _is_plain(about):
-            raise RemoteError(f"{where} describes its policy by more than plain values")
+            raise RemoteError("{where} describes its policy by more than plain values", where=where)
         if wrong := [key for key in ("checkpoint", "trained_on") if not isinstance(about.get(key, ""), str | None)]:
-            raise RemoteError(f"{where} gives its {wrong[0]} as a {type(about[wrong[0]]).__name__}, not a text")
+            raise RemoteError(
+                "{where} gives its {key} as a {type}, not a text",
+                where=where,
+                key=wrong[0],
+                type=type(about[wrong[0]]).__name__,
+            )
         if not isinstance(contract, str):
-            raise RemoteError(f"{where} gives its contract as a {type(contract).__name__}, not a text")
+            raise RemoteError(
+                "{where} gives its contract as a {type}, not a text", where=where, type=type(contract).__name__
+            )
         try:
             read = Contract.from_json(contract)
         except ContractError as error:
-            raise RemoteError(f"{where}: {quoted(error, 400)}") from error
+            raise RemoteError("{where}: {error}", where=where, error=quoted(error, 400)) from error
         if why := _impossible(read):
-            raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
+            raise RemoteError(
+                "{where} has a contract that no policy can have: {why}", where=where, why=quoted(why, 400)
+            )
         return cls(read, chunk_size, about, n_obs_steps, n_action_steps, weight)
 
     def same_policy(self, other: Welcome) -> bool:

@@ -92,7 +92,7 @@ def _one_video(source: EpisodeSource, path: Path, height: int, cameras: Sequence
                 recording = Recording.of(episode, cameras, rate_hz)
                 if not recording.cameras:
                     raise EpisodeError(
-                        Message("{episode} has no images for --video_path {path}", episode=episode.where, path=path)
+                        "{episode} has no images for --video_path {path}", episode=episode.where, path=path
                     )
                 if video is None:
                     video = stack.enter_context(Mp4Writer(path, recording.rate_hz))
@@ -103,9 +103,7 @@ def _one_video(source: EpisodeSource, path: Path, height: int, cameras: Sequence
                             video.add(frame)
                         except ValueError as error:  # another size
                             raise EpisodeError(
-                                Message(
-                                    "{episode} does not fit into one video: {error}", episode=episode.where, error=error
-                                )
+                                "{episode} does not fit into one video: {error}", episode=episode.where, error=error
                             ) from error
                         bar.update(1)
     return path

@@ -110,8 +110,6 @@ def _with_path(argv: Sequence[str]) -> list[str]:
     folder, index = values.values()
     if index and not (folder and index.isdecimal()):
         raise UsageError(
-            Message(
-                "--episode_idx takes a number, with the episodes' folder in --dataset_dir; given '{index}'", index=index
-            )
+            "--episode_idx takes a number, with the episodes' folder in --dataset_dir; given '{index}'", index=index
         )
     return [str(Path(folder) / f"episode_{index}.hdf5") if index else folder, *words] if folder else words

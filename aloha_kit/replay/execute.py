@@ -165,18 +165,16 @@ def execute(
 def _task(recording: Recording, name: str | None) -> TaskConfig:
     name = name or recording.episode.attrs.get("task")
     if not name:
-        raise UsageError(Message("{episode} does not hold its task; give --task", episode=recording.episode.where))
+        raise UsageError("{episode} does not hold its task; give --task", episode=recording.episode.where)
     config = load(TaskConfig, "tasks", name)
     scene = recording.describe.get("scene", config.scene)
     if scene != config.scene:
         raise ConfigError(
-            Message(
-                "{episode} is of scene '{scene}', task '{task}' is '{its_scene}'",
-                episode=recording.episode.where,
-                scene=scene,
-                task=config.name,
-                its_scene=config.scene,
-            )
+            "{episode} is of scene '{scene}', task '{task}' is '{its_scene}'",
+            episode=recording.episode.where,
+            scene=scene,
+            task=config.name,
+            its_scene=config.scene,
         )
     # The same drawing of randomised things, and the end where the recording ended; no images are needed.
     drawn = {str(k): float(v) for k, v in dict(recording.describe.get("randomise", config.randomise)).items()}

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
 from aloha_kit.core.features import SENSORS
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.checks import check_shapes
@@ -55,31 +54,27 @@ class Recording:
         for camera in cameras:
             if camera not in episode.cameras:
                 raise EpisodeError(
-                    Message(
-                        "{episode} has no camera '{camera}'. {known}",
-                        episode=episode.where,
-                        camera=camera,
-                        known=did_you_mean(camera, episode.cameras),
-                    )
+                    "{episode} has no camera '{camera}'. {known}",
+                    episode=episode.where,
+                    camera=camera,
+                    known=did_you_mean(camera, episode.cameras),
                 )
         action, qpos = episode.action, episode.qpos
         if episode.base_action is not None:
             action = np.concatenate([action, episode.base_action], axis=1)
         if len(action) == 0 or len(qpos) == 0:
             raise EpisodeError(
-                Message(
-                    "{episode} holds no steps: {actions} actions, {observations} observations",
-                    episode=episode.where,
-                    actions=len(action),
-                    observations=len(qpos),
-                )
+                "{episode} holds no steps: {actions} actions, {observations} observations",
+                episode=episode.where,
+                actions=len(action),
+                observations=len(qpos),
             )
         wrong = [f.found for f in check_shapes(episode, Bounds()) if f.level == "error"]
         if episode.reward is not None and len(episode.reward) != len(action):
             wrong.append(f"reward has {len(episode.reward)} rows, expected {len(action)}")
         if wrong:
             raise EpisodeError(
-                Message("{episode} does not fit together: {wrong}", episode=episode.where, wrong="; ".join(wrong))
+                "{episode} does not fit together: {wrong}", episode=episode.where, wrong="; ".join(wrong)
             )
         contract = episode.contract
         if rate_hz is not None:

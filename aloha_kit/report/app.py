@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, write_text
-from aloha_kit.core.lang import Message
 from aloha_kit.report.args import ReportArgs
 from aloha_kit.report.page import build
 
@@ -21,5 +20,5 @@ def run(args: ReportArgs) -> None:
     try:
         write_text(file, page)
     except OSError as error:
-        raise ConfigError(Message("cannot write '{file}': {reason}", file=file, reason=error.strerror)) from error
+        raise ConfigError("cannot write '{file}': {reason}", file=file, reason=error.strerror) from error
     print(file)

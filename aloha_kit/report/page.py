@@ -52,12 +52,10 @@ def build(folder: Path) -> str:
     if not any(sections):
         there = ", ".join(names_in(folder)) or "nothing"
         raise ConfigError(
-            Message(
-                "'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or stages.csv, "
-                "found: {there}",
-                folder=folder,
-                there=there or Message("nothing"),
-            )
+            "'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or "
+            "stages.csv, found: {there}",
+            folder=folder,
+            there=there or Message("nothing"),
         )
     body = "\n".join(section for section in sections if section)
     return (
@@ -74,7 +72,7 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(Message("'{file}' is missing or damaged: {why}", file=file, why=why)) from error
+        raise ConfigError("'{file}' is missing or damaged: {why}", file=file, why=why) from error
 
 
 def _machine() -> str:

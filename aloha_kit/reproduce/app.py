@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aloha_kit.core.commands import locked
+from aloha_kit.core.lang import shown, tr
 from aloha_kit.reproduce.args import ReproduceArgs
 from aloha_kit.reproduce.machine import choose_device, describe_machine
 from aloha_kit.reproduce.preset import load_preset
@@ -53,10 +54,12 @@ def run(args: ReproduceArgs) -> None:
         result = reproduction.result
     print(f"{details(result)}\n\n{folder / RESULT}")
     if args.update_readme:
-        LOG.info("%s", publish(result))
+        LOG.info(shown(publish(result)))
 
 
 def _show(stages: Sequence[Stage], result: Result) -> None:
     for number, stage in enumerate(stages, 1):
-        done = ": done" if stage.done(result.attempts) else ""
-        print(f"== {number}/{len(stages)} {title_of(stage)}{done}\n$ {shlex.join(['python', '-m', *stage.command()])}")
+        title = f"== {number}/{len(stages)} {shown(title_of(stage))}"
+        done = stage.done(result.attempts)
+        print(tr("{title}: done", title=title) if done else title)
+        print(f"$ {shlex.join(['python', '-m', *stage.command()])}")

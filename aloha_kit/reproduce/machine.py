@@ -46,7 +46,7 @@ def gpu_of(device: str) -> str | None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         why = last.removeprefix("RuntimeError: ").removeprefix("AssertionError: ").split(". ")[0]
-        raise ConfigError(Message("device '{device}' cannot be used: {why}", device=device, why=why))
+        raise ConfigError("device '{device}' cannot be used: {why}", device=device, why=why)
     return done.stdout.strip()
 
 
@@ -74,20 +74,16 @@ def choose_device(device: str, intended: str, preset: str, *, force: bool) -> tu
         why = error_text(error)
     if for_gpu:
         raise ConfigError(
-            Message(
-                "preset '{preset}' is for a GPU, and {why}; take --preset cpu, or add --force to run it on the CPU, "
-                "however long that takes",
-                preset=preset,
-                why=why,
-            )
-        )
-    raise ConfigError(
-        Message(
-            "preset '{preset}' is for the CPU, and {why}; leave --device out, or add --force to run it on the CPU, "
-            "however long that takes",
+            "preset '{preset}' is for a GPU, and {why}; take --preset cpu, or add --force to run it on the "
+            "CPU, however long that takes",
             preset=preset,
             why=why,
         )
+    raise ConfigError(
+        "preset '{preset}' is for the CPU, and {why}; leave --device out, or add --force to run it on "
+        "the CPU, however long that takes",
+        preset=preset,
+        why=why,
     )
 
 

@@ -111,20 +111,16 @@ def load_preset(name: str, task: str) -> Preset:
     raw = read(path)
     special = raw.pop("tasks", None) or {}
     if not isinstance(special, dict) or not isinstance(special.get(task, {}), dict):
-        raise ConfigError(
-            Message("{path}: tasks must hold values by task, given {special!r}", path=path, special=special)
-        )
+        raise ConfigError("{path}: tasks must hold values by task, given {special!r}", path=path, special=special)
     preset = from_mapping(Preset, _merged(raw, special.get(task, {})), where=str(path))
     if task not in preset.only:
         fitting = [known for known in names("reproduce") if task in read(find("reproduce", known)).get("only", SIM)]
         raise ConfigError(
-            Message(
-                "preset '{stem}' is for {only}, not {task}; give --preset {fitting}",
-                stem=path.stem,
-                only=", ".join(preset.only),
-                task=task,
-                fitting=" or ".join(fitting),
-            )
+            "preset '{stem}' is for {only}, not {task}; give --preset {fitting}",
+            stem=path.stem,
+            only=", ".join(preset.only),
+            task=task,
+            fitting=" or ".join(fitting),
         )
     _check_training(preset, f"{path}: train")
     return preset
@@ -145,26 +141,20 @@ def _check_training(preset: Preset, where: str) -> None:
     known = {"policy", "recipe"} | _fields(TrainConfig) | _fields(type(network))
     for key in preset.train:
         if key in _FIXED:
-            raise ConfigError(
-                Message("{where}: {key} cannot be set here, {fixed}", where=where, key=key, fixed=_FIXED[key])
-            )
+            raise ConfigError("{where}: {key} cannot be set here, {fixed}", where=where, key=key, fixed=_FIXED[key])
         if key not in known:
             raise ConfigError(
-                Message(
-                    "{where}: unknown flag '{key}'. {known}",
-                    where=where,
-                    key=key,
-                    known=did_you_mean(key, known - _FIXED.keys()),
-                )
+                "{where}: unknown flag '{key}'. {known}",
+                where=where,
+                key=key,
+                known=did_you_mean(key, known - _FIXED.keys()),
             )
     load_policy(preset.policy, **{key: v for key, v in preset.train.items() if key in _fields(type(network))})
     if preset.training.num_epochs is not None:
         raise ConfigError(
-            Message(
-                "{where}: the recipe of '{policy}' counts in epochs; give a recipe with num_steps",
-                where=where,
-                policy=preset.policy,
-            )
+            "{where}: the recipe of '{policy}' counts in epochs; give a recipe with num_steps",
+            where=where,
+            policy=preset.policy,
         )
 
 

@@ -44,9 +44,7 @@ def require_recorded(folder: Path, task_name: str, wanted: RecordingFlags) -> No
         ConfigError: no such folder, a file that cannot be read, or other demonstrations; names every difference.
     """
     if not folder.is_dir():
-        raise ConfigError(
-            Message("no folder '{folder}': --episodes is a folder of recorded demonstrations", folder=folder)
-        )
+        raise ConfigError("no folder '{folder}': --episodes is a folder of recorded demonstrations", folder=folder)
     episodes = {file: found for file in list_episodes(folder) if (found := _read(file, folder)) is not None}
     differing: list[str] = []
     if len(episodes) != wanted.num_episodes:
@@ -63,12 +61,10 @@ def require_recorded(folder: Path, task_name: str, wanted: RecordingFlags) -> No
             break  # of a folder recorded otherwise, all files differ in the same way
     if differing:
         raise ConfigError(
-            Message(
-                "'{folder}' cannot be used for this preset: {differing}. Take a folder recorded alike, or leave "
-                "--episodes out to record",
-                folder=folder,
-                differing=joined(differing),
-            )
+            "'{folder}' cannot be used for this preset: {differing}. Take a folder recorded alike, or leave "
+            "--episodes out to record",
+            folder=folder,
+            differing=joined(differing),
         )
 
 
@@ -89,7 +85,7 @@ def _read(file: Path, folder: Path) -> _Recorded | None:
             )
     except (AlohaKitError, *DAMAGE) as error:
         raise ConfigError(
-            Message("{error}. See `{command}`", error=error, command=command("episode", "validate", folder))
+            "{error}. See `{command}`", error=error, command=command("episode", "validate", folder)
         ) from error
 
 

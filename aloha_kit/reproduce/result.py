@@ -15,7 +15,6 @@ from typing import Any
 
 from aloha_kit.config import from_mapping, to_mapping
 from aloha_kit.core import ConfigError
-from aloha_kit.core.lang import Message
 from aloha_kit.loop import wilson_interval
 from aloha_kit.reproduce.preset import Preset, Target
 
@@ -186,9 +185,9 @@ def read(file: Path) -> Result:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(Message("'{file}' is missing or damaged: {error}", file=file, error=error)) from error
+        raise ConfigError("'{file}' is missing or damaged: {error}", file=file, error=error) from error
     if not isinstance(values, dict):
-        raise ConfigError(Message("'{file}' must hold an object, given: {name}", file=file, name=type(values).__name__))
+        raise ConfigError("'{file}' must hold an object, given: {name}", file=file, name=type(values).__name__)
     return from_mapping(Result, values, where=str(file))
 
 
@@ -202,13 +201,11 @@ def read_or_new(folder: Path, new: Result) -> Result:
         there = sorted(path.name for path in folder.glob("[!.]*"))  # hidden: the lock, an unfinished file
         if there:
             raise ConfigError(
-                Message(
-                    "'{folder}' is not a reproduction: it lacks {result} and holds {there}; choose another place with "
-                    "--output",
-                    folder=folder,
-                    result=RESULT,
-                    there=", ".join(there[:5]),
-                )
+                "'{folder}' is not a reproduction: it lacks {result} and holds {there}; choose another place "
+                "with --output",
+                folder=folder,
+                result=RESULT,
+                there=", ".join(there[:5]),
             )
         return new
     then = read(folder / RESULT)
@@ -224,11 +221,9 @@ def read_or_new(folder: Path, new: Result) -> Result:
     ]
     if differing:
         raise ConfigError(
-            Message(
-                "'{folder}' was started with {differing}; choose another place with --output to start anew",
-                folder=folder,
-                differing=", ".join(differing),
-            )
+            "'{folder}' was started with {differing}; choose another place with --output to start anew",
+            folder=folder,
+            differing=", ".join(differing),
         )
     return replace(then, preset=new.preset, values=new.values)
 

@@ -15,7 +15,7 @@ from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.commands import flags_of, LockedFolder
 from aloha_kit.core.files import free_path, write_json, write_text
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Message, shown, tr
 from aloha_kit.reproduce.machine import ReproductionError
 from aloha_kit.reproduce.preset import Preset, SIM
 from aloha_kit.reproduce.result import Attempt, RESULT, Result, seed_result, summarise, Surroundings, TABLE
@@ -200,9 +200,9 @@ class Reproduction:
             ReproductionError: it failed.
             KeyboardInterrupt: it was interrupted.
         """
-        title = f"== {number}/{len(self.stages)} {title_of(stage)}"
+        title = f"== {number}/{len(self.stages)} {shown(title_of(stage))}"
         if stage.done(self.result.attempts):
-            LOG.info("%s: done", title)
+            LOG.info(tr("{title}: done", title=title))
             return
         if isinstance(stage, TrainStage):
             stage.clear()
@@ -222,9 +222,7 @@ class Reproduction:
             how = Message("{stage} ended with status {status}", stage=title_of(stage), status=ended.status)
         else:
             how = Message("{stage} stopped before its end", stage=title_of(stage))
-        raise ReproductionError(
-            Message("{how}, see above; what is done is saved, and the same command goes on", how=how)
-        )
+        raise ReproductionError("{how}, see above; what is done is saved, and the same command goes on", how=how)
 
     def _write(self, attempts: tuple[Attempt, ...] | None = None) -> None:
         """Update the result and write its files."""
@@ -243,7 +241,7 @@ class Reproduction:
 
 def title_of(stage: Stage) -> str:
     """The stage's name, with its seed where it has one."""
-    return stage.name if stage.seed is None else f"{stage.name}, seed {stage.seed}"
+    return stage.name if stage.seed is None else Message("{stage}, seed {seed}", stage=stage.name, seed=stage.seed)
 
 
 def _successes(folder: Path) -> int:

@@ -84,12 +84,10 @@ def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") 
     if (task, preset) not in ROWS:
         presets = ", ".join(name for mine, name in ROWS if mine == task) or "none"
         raise UsageError(
-            Message(
-                "the README's table has the presets {presets} of {task}, not {preset}; leave --update_readme out",
-                presets=presets,
-                task=task,
-                preset=preset,
-            )
+            "the README's table has the presets {presets} of {task}, not {preset}; leave --update_readme out",
+            presets=presets,
+            task=task,
+            preset=preset,
         )
     _parts(train / "README.md")
 
@@ -104,7 +102,7 @@ def publish(result: Result, train: Path = CHECKOUT / "train") -> str:
     file = make_folder(train / "results") / f"{result.task}_{result.preset}.json"
     write_json(file, to_mapping(result))
     renew(train)
-    return f"saved as {file}, and {train / 'README.md'} renewed"
+    return Message("saved as {file}, and {readme} renewed", file=file, readme=train / "README.md")
 
 
 def renew(train: Path = CHECKOUT / "train") -> None:
@@ -137,15 +135,13 @@ def _parts(readme: Path) -> tuple[str, str]:
         text = readme.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            Message("no table to renew outside a checkout: '{readme}': {reason}", readme=readme, reason=error.strerror)
+            "no table to renew outside a checkout: '{readme}': {reason}", readme=readme, reason=error.strerror
         ) from error
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ConfigError(
-            Message(
-                "no table to renew: '{readme}' lacks the lines {begin} and {end}", readme=readme, begin=BEGIN, end=END
-            )
+            "no table to renew: '{readme}' lacks the lines {begin} and {end}", readme=readme, begin=BEGIN, end=END
         )
     return before, after
 

@@ -63,5 +63,5 @@ def choose_device(name: str, *, images: bool) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{name}' cannot be used: {error}") from error
+        raise ConfigError("device '{name}' cannot be used: {error}", name=name, error=error) from error
     return name

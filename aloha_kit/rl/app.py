@@ -33,8 +33,9 @@ def require_extra() -> None:
     """Raise `ConfigError` where Stable-Baselines3, or what it needs, is not installed."""
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         raise ConfigError(
-            f"aloha_kit.rl needs {', '.join(missing)}, not installed here; install the extra with: "
-            "pip install 'aloha_kit[rl,sim,view]'"
+            "aloha_kit.rl needs {missing}, not installed here; install the extra with: pip install "
+            "'aloha_kit[rl,sim,view]'",
+            missing=", ".join(missing),
         )
 
 
@@ -45,7 +46,11 @@ def _render_on(device: int | None) -> None:
     from aloha_kit.mujoco_images import egl_devices
 
     if device not in (known := range(egl_devices())):
-        raise ConfigError(f"--render_device {device} is not there. EGL has: {', '.join(map(str, known)) or 'none'}")
+        raise ConfigError(
+            "--render_device {device} is not there. EGL has: {known}",
+            device=device,
+            known=", ".join(map(str, known)) or "none",
+        )
     os.environ["MUJOCO_EGL_DEVICE_ID"] = str(device)  # read when the first GL context is made
 
 
@@ -63,7 +68,11 @@ def _train(args: Train) -> None:
         settings = run.settings()
         changed = {key: value for key, value in args.settings().items() if args.given(key)}
         if wrong := sorted(changed.keys() - kept):
-            raise UsageError(f"--{wrong[0]} does not go with --resume: the run keeps {wrong[0]} {settings[wrong[0]]}")
+            raise UsageError(
+                "--{wrong} does not go with --resume: the run keeps {wrong} {value}",
+                wrong=wrong[0],
+                value=settings[wrong[0]],
+            )
         settings |= changed
         _render_on(settings["render_device"])
     train(run, settings, resume=args.resume is not None, title=command("rl", "train", *args.words))

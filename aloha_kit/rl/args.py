@@ -10,10 +10,10 @@ from typing import Annotated, Any, cast, ClassVar, Literal, TypeAlias
 
 from tyro.conf import arg, OmitSubcommandPrefixes, Positional, Suppress
 
-from aloha_kit.config.value_checks import at_least, positive, within
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked, Message
+from aloha_kit.core.value_checks import at_least, positive, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Train(CommandArgs):
         positive(lr=self.lr)
         within("[0, 1]", gamma=self.gamma)
         if not self.observe:
-            raise ValueError("--observe needs a group, such as joints")
+            raise ValueError(Message("--observe needs a group, such as joints"))
         if self.resume is not None and self.output is not None:
             raise ValueError(
                 Message("--resume goes on in its own folder, {folder}: give it without --output", folder=self.resume)

@@ -42,8 +42,9 @@ class EnvironmentSetup:
         rig = load(RigConfig, "rigs", config.rig)
         if envs.is_robot(rig):
             raise ConfigError(
-                f"task '{config.name}' is done on rig '{rig.name}', which is no simulation: policies learn in "
-                "simulation only"
+                "task '{name}' is done on rig '{rig}', which is no simulation: policies learn in simulation only",
+                name=config.name,
+                rig=rig.name,
             )
         cameras = cameras_of(observe, rig.cameras)
         rig = _resized(rig, dict.fromkeys(cameras, image_size))
@@ -68,7 +69,10 @@ class EnvironmentSetup:
         for name in cameras:
             if name not in self.rig.cameras:
                 raise ConfigError(
-                    f"rig '{self.rig.name}' has no camera '{name}'. {did_you_mean(name, self.rig.cameras)}"
+                    "rig '{rig}' has no camera '{name}'. {known}",
+                    rig=self.rig.name,
+                    name=name,
+                    known=did_you_mean(name, self.rig.cameras),
                 )
         more = tuple(name for name in dict.fromkeys(cameras) if name not in self.task.cameras)
         rig = _resized(self.rig, dict.fromkeys(more, size)) if size else self.rig
@@ -79,7 +83,9 @@ class EnvironmentSetup:
         env = envs.connect(self.task, self.rig)
         if not env.measures_success:
             env.close()
-            raise ConfigError(f"nothing measures success in task '{self.task.name}', so nothing can be learnt from it")
+            raise ConfigError(
+                "nothing measures success in task '{name}', so nothing can be learnt from it", name=self.task.name
+            )
         return env
 
 
@@ -111,7 +117,7 @@ def require_same(recorded: Mapping[str, Any], env: Environment) -> None:
             found.append(f"{name}: {was} against {now}")
     if found:
         lines = "\n  ".join(found)
-        raise ContractError(f"the environment is not the one of the run:\n  {lines}")
+        raise ContractError("the environment is not the one of the run:\n  {lines}", lines=lines)
     now_there = versions()
     for name, version in recorded["versions"].items():
         if now_there.get(name) != version:

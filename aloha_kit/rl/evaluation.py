@@ -118,7 +118,7 @@ def _default_camera(loaded: LoadedRun) -> str:
     cameras = list(loaded.setup.rig.cameras)
     others = [name for name in cameras if name not in loaded.setup.task.cameras]
     if not cameras:
-        raise ConfigError(f"rig '{loaded.setup.rig.name}' has no camera for a video; evaluate with --video 0")
+        raise ConfigError("rig '{name}' has no camera for a video; evaluate with --video 0", name=loaded.setup.rig.name)
     return [*others, *cameras][0]
 
 

@@ -46,7 +46,12 @@ def export(
                 files.append(episode.file)
                 LOG.info("%d of %d: %s", len(files), count, episode.file.name)
     if len(files) < count:
-        raise ExportError(f"only {len(files)} of {most} rollouts were successes, {count} were wanted")
+        raise ExportError(
+            "only {found} of {tried} rollouts were successes, {count} were wanted",
+            found=len(files),
+            tried=most,
+            count=count,
+        )
     print(f"{len(files)} episodes in {target}, source {_source(loaded)}")
     return files
 

@@ -44,14 +44,16 @@ class ObservationGroups:
         for name in names:
             if name not in there:
                 known = dict.fromkeys((*there, *(f"{camera}{IMAGE_GROUP}" for camera in cameras)))
-                raise ConfigError(f"no observation group '{name}'. {did_you_mean(name, known)}")
+                raise ConfigError("no observation group '{name}'. {known}", name=name, known=did_you_mean(name, known))
         self.names = tuple(dict.fromkeys(names))
         self._features = {name: there[name] for name in self.names}
         self._images = {name for name, (first, *_) in self._features.items() if first.role == IMAGE}
         self.vectors = tuple(name for name in self.names if name not in self._images)
         for name in self._images:
             if min(self._features[name][0].shape[:2]) < _LEAST:
-                raise ConfigError(f"images of {_LEAST} x {_LEAST} pixels or more are needed for group '{name}'")
+                raise ConfigError(
+                    "images of {least} x {least} pixels or more are needed for group '{name}'", least=_LEAST, name=name
+                )
 
     @property
     def space(self) -> spaces.Dict:

@@ -62,19 +62,27 @@ class LoadedRun:
         run = RunFolder(folder)
         settings, recorded, checkpoint = run.settings(), run.environment(), run.checkpoint()
         if checkpoint is None:
-            raise ConfigError(f"'{folder}' has no checkpoint yet: it was stopped before its first one")
+            raise ConfigError("'{folder}' has no checkpoint yet: it was stopped before its first one", folder=folder)
         if settings["observe"] != recorded["observe"]:
             raise ContractError(
-                f"'{folder}': observe is {settings['observe']} in config.yaml and {recorded['observe']} in env.json"
+                "'{folder}': observe is {observe} in config.yaml and {recorded} in env.json",
+                folder=folder,
+                observe=settings["observe"],
+                recorded=recorded["observe"],
             )
         algorithm = ALGORITHMS.get(settings["algorithm"])
         if algorithm is None:
-            raise ConfigError(f"'{folder}': algorithm is '{settings['algorithm']}', expected {', '.join(ALGORITHMS)}")
+            raise ConfigError(
+                "'{folder}': algorithm is '{algorithm}', expected {algorithms}",
+                folder=folder,
+                algorithm=settings["algorithm"],
+                algorithms=", ".join(ALGORITHMS),
+            )
         try:
             model = algorithm.kind.load(checkpoint.folder / MODEL, device=choose_device(device, images=False))
             normaliser = pickle.loads((checkpoint.folder / NORMALISER).read_bytes())
         except (OSError, ValueError, KeyError, EOFError, AssertionError, pickle.UnpicklingError) as error:
-            raise ConfigError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+            raise ConfigError("{folder} cannot be loaded: {error}", folder=checkpoint.folder, error=error) from error
         loaded = cls(
             run,
             EnvironmentSetup.from_json(recorded, settings["observe"]),
@@ -93,7 +101,10 @@ class LoadedRun:
             if was is None or now is None or was.shape != now.shape:
                 shapes = [getattr(each, "shape", "missing") for each in (was, now)]
                 raise ContractError(
-                    f"observation group '{name}': the network reads {shapes[0]}, the run has {shapes[1]}"
+                    "observation group '{name}': the network reads {read}, the run has {given}",
+                    name=name,
+                    read=shapes[0],
+                    given=shapes[1],
                 )
 
     def connect(self, cameras: tuple[str, ...] = (), size: tuple[int, int] | None = None) -> Environment:

@@ -51,8 +51,9 @@ class RunFolder:
         """Raise `ConfigError` if the folder is not empty: a run is never overwritten."""
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise ConfigError(
-                f"'{self.folder}' is not empty; go on with its run by --resume {self.folder}, or choose another place "
-                "with --output"
+                "'{folder}' is not empty; go on with its run by --resume {folder}, or choose another place with "
+                "--output",
+                folder=self.folder,
             )
 
     def create(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
@@ -69,10 +70,12 @@ class RunFolder:
         """Values of config.yaml; raises ConfigError where there are none."""
         file = self.folder / SNAPSHOT
         if not file.is_file():
-            raise ConfigError(f"'{self.folder}' is no run of aloha_kit.rl: it has no {SNAPSHOT}")
+            raise ConfigError(
+                "'{folder}' is no run of aloha_kit.rl: it has no {file}", folder=self.folder, file=SNAPSHOT
+            )
         values = read(file)
         if not isinstance(values, dict) or "algorithm" not in values or "observe" not in values:
-            raise ConfigError(f"{file} is not of a run of aloha_kit.rl: it lacks algorithm or observe")
+            raise ConfigError("{file} is not of a run of aloha_kit.rl: it lacks algorithm or observe", file=file)
         return values
 
     def environment(self) -> dict[str, Any]:
@@ -149,9 +152,9 @@ def _json(file: Path, keys: Sequence[str]) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
+        raise ConfigError("{file} cannot be read: {error}", file=file, error=error) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds no mapping")
+        raise ConfigError("{file} holds no mapping", file=file)
     if missing := [key for key in keys if key not in values]:
-        raise ConfigError(f"{file} is damaged: it lacks {', '.join(missing)}")
+        raise ConfigError("{file} is damaged: it lacks {missing}", file=file, missing=", ".join(missing))
     return values

@@ -61,7 +61,11 @@ def train(run: RunFolder, settings: Mapping[str, Any], *, resume: bool, title: s
     checkpoint = run.checkpoint() if resume else None
     done = int(checkpoint.state["steps"]) if checkpoint else 0
     if done >= settings["num_steps"]:
-        raise UsageError(f"already at step {done}; give a larger --num_steps than {settings['num_steps']}")
+        raise UsageError(
+            "already at step {done}; give a larger --num_steps than {num_steps}",
+            done=done,
+            num_steps=settings["num_steps"],
+        )
     torch.set_num_threads(1)
     with locked(run.folder, "training"), run_log(run.folder, title), stop_requests() as stop:
         if resume:
@@ -128,7 +132,7 @@ def _model(
         try:
             model = algorithm.kind.load(saved / MODEL, env=normaliser, device=device)
         except (OSError, ValueError, AssertionError) as error:  # AssertionError: a model.zip that was cut
-            raise ConfigError(f"{saved} cannot be resumed: {error}") from error
+            raise ConfigError("{saved} cannot be resumed: {error}", saved=saved, error=error) from error
         if (saved / REPLAY_BUFFER).is_file():
             model.load_replay_buffer(saved / REPLAY_BUFFER)  # type: ignore[attr-defined]
         return model

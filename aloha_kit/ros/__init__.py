@@ -10,7 +10,6 @@ from typing import Any, TYPE_CHECKING
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.core.lang import Message
 
 if TYPE_CHECKING:
     from aloha_kit.ros.ros_env import RosEnv
@@ -24,9 +23,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False, **with_
     """
     if importlib.util.find_spec("rospy") is None:
         raise ConfigError(
-            Message(
-                "rig '{rig}' is behind ROS 1, but Python has no rospy here. `make install` puts it there", rig=rig.name
-            )
+            "rig '{rig}' is behind ROS 1, but Python has no rospy here. `make install` puts it there", rig=rig.name
         )
     from aloha_kit.ros.ros_env import RosEnv
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, Clock, SafetyError
-from aloha_kit.core.lang import Message
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.loop import Latch
 from aloha_kit.ros.command_publisher import CommandPublisher
@@ -181,9 +180,7 @@ def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
         while (far := float(np.abs(arm.reading() - np.asarray(target, np.float64))[joints].max())) > ARRIVED:
             if clock.now_ns() > end:
                 raise SafetyError(
-                    Message(
-                        "{name} stopped {far:.2f} rad from its target. Is something in its way?", name=arm.name, far=far
-                    )
+                    "{name} stopped {far:.2f} rad from its target. Is something in its way?", name=arm.name, far=far
                 )
             clock.sleep_until(clock.now_ns() + 20_000_000)
 
@@ -207,7 +204,7 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
         result = results.get(timeout=timeout_s)
     except queue.Empty:
         raise RosError(
-            Message("{who}: its driver does not answer within {timeout_s:g} s", who=who, timeout_s=timeout_s)
+            "{who}: its driver does not answer within {timeout_s:g} s", who=who, timeout_s=timeout_s
         ) from None
     if isinstance(result, Exception):
         raise result
@@ -225,11 +222,9 @@ def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup
     while missing := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
         if clock.now_ns() > end:
             raise RosError(
-                Message(
-                    "{name}: no subscriber of {missing}; is its driver running?",
-                    name=setup.name,
-                    missing=", ".join(missing),
-                )
+                "{name}: no subscriber of {missing}; is its driver running?",
+                name=setup.name,
+                missing=", ".join(missing),
             )
         clock.sleep_until(clock.now_ns() + 10_000_000)
 
@@ -242,20 +237,24 @@ def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArra
     """
     goal = np.array(target, np.float64)
     if goal.shape != (model.size,):
-        raise SafetyError(f"{who}: a target is ({model.size},): {', '.join(model.names)}; given shape {goal.shape}")
+        raise SafetyError(
+            "{who}: a target is ({size},): {names}; given shape {shape}",
+            who=who,
+            size=model.size,
+            names=", ".join(model.names),
+            shape=goal.shape,
+        )
     values = model.vector(goal[: model.dof], model.gripper.unnormalise(goal[model.dof :]))
     low_high = model.gripper_limits
     lower, upper = model.vector(model.lower, low_high[0]), model.vector(model.upper, low_high[1])
     for joint, value, low, high in zip(model.names, values, lower, upper, strict=True):
         if not low - _ROUNDING <= value <= high + _ROUNDING:  # nor is NaN
             raise SafetyError(
-                Message(
-                    "{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]",
-                    who=who,
-                    joint=joint,
-                    value=value,
-                    low=low,
-                    high=high,
-                )
+                "{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]",
+                who=who,
+                joint=joint,
+                value=value,
+                low=low,
+                high=high,
             )
     return goal

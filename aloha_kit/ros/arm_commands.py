@@ -12,7 +12,6 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from aloha_kit.core import command_step, CommandLimiter, ReadingError
-from aloha_kit.core.lang import Message
 from aloha_kit.ros.arm import ArmSetup
 from aloha_kit.ros.node import RosError
 from aloha_kit.sync.readings import require_agreement, Vector
@@ -132,14 +131,16 @@ def agreed_reading(setup: ArmSetup, parse: Callable[[Any], Vector]) -> Vector:
         states.unregister()
     if not received:
         raise RosError(
-            Message(
-                "{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?",
-                who=setup.name,
-                topic=topic,
-                timeout_s=setup.timeout_s,
-            )
+            "{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?",
+            who=setup.name,
+            topic=topic,
+            timeout_s=setup.timeout_s,
         )
-    raise ReadingError(f"{problem or f'{setup.name}: fewer than {AGREEING} readings'} (for {setup.timeout_s:g} s)")
+    raise ReadingError(
+        "{problem} (for {timeout_s:g} s)",
+        problem=problem or f"{setup.name}: fewer than {AGREEING} readings",
+        timeout_s=setup.timeout_s,
+    )
 
 
 def _require_range(setup: ArmSetup, reading: Vector) -> None:
@@ -148,12 +149,10 @@ def _require_range(setup: ArmSetup, reading: Vector) -> None:
     for joint, value, low, high in zip(model.joints, reading[: model.dof], model.lower, model.upper, strict=True):
         if not low - OUTSIDE <= value <= high + OUTSIDE:
             raise ReadingError(
-                Message(
-                    "{name}: {joint} is read at {value:.2f} rad, where it cannot be; expected [{low:.2f}, {high:.2f}]",
-                    name=setup.name,
-                    joint=joint,
-                    value=value,
-                    low=low,
-                    high=high,
-                )
+                "{name}: {joint} is read at {value:.2f} rad, where it cannot be; expected [{low:.2f}, {high:.2f}]",
+                name=setup.name,
+                joint=joint,
+                value=value,
+                low=low,
+                high=high,
             )

@@ -19,7 +19,6 @@ from geometry_msgs.msg import Twist
 
 from aloha_kit.config import RigConfig
 from aloha_kit.core import SafetyError
-from aloha_kit.core.lang import Message
 from aloha_kit.ros import node
 from aloha_kit.ros.drivers import arm_driver
 
@@ -218,7 +217,7 @@ class SoleCommander:
         found += [f"two nodes publish {topic}: {nodes}" for topic, nodes in self._published_twice().items()]
         if found:
             what = "; ".join(found)
-            raise SafetyError(Message("{what}. Stop one of them; no further command was sent", what=what))
+            raise SafetyError("{what}. Stop one of them; no further command was sent", what=what)
 
     def close(self) -> None:
         """Unsubscribe."""

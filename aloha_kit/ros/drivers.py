@@ -61,9 +61,13 @@ def rig_drivers(rig: RigConfig) -> dict[Role, dict[str, ArmDriver]]:
         ConfigError: as `arm_driver`, a rig without followers, or a camera without a topic.
     """
     if not rig.followers:
-        raise ConfigError(f"rig '{rig.name}' lists no followers; a rig behind ROS needs at least one")
+        raise ConfigError("rig '{rig}' lists no followers; a rig behind ROS needs at least one", rig=rig.name)
     if silent := [name for name, camera in rig.cameras.items() if not camera.topic]:
-        raise ConfigError(f"cameras of rig '{rig.name}' behind ROS need a topic; without one: {', '.join(silent)}")
+        raise ConfigError(
+            "cameras of rig '{rig}' behind ROS need a topic; without one: {silent}",
+            rig=rig.name,
+            silent=", ".join(silent),
+        )
     groups: dict[Role, Mapping[str, ArmConfig]] = {"follower": rig.followers, "leader": rig.leaders}
     found: dict[Role, dict[str, ArmDriver]] = {role: {} for role in groups}
     for role, group in groups.items():

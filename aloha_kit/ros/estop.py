@@ -130,7 +130,9 @@ class EStop(Latch):
             if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):
                 if self._config:
                     raise RosError(
-                        f"the emergency stop's source is silent: nothing on {self._topic} for {SOURCE_S:g} s"
+                        "the emergency stop's source is silent: nothing on {topic} for {seconds:g} s",
+                        topic=self._topic,
+                        seconds=SOURCE_S,
                     )
                 return
             time.sleep(0.01)
@@ -147,9 +149,12 @@ class EStop(Latch):
             if unconnected and time.monotonic() > end:
                 kind = dict(rospy.get_published_topics()).get(self._topic, "unknown")
                 raise RosError(
-                    f"the emergency stop of {', '.join(unconnected)} on {self._topic} cannot be received: "
-                    f"expected {Bool._type} from a node that can be reached, found type {kind}. "
-                    "A node that is gone: rosnode cleanup"
+                    "the emergency stop of {unconnected} on {topic} cannot be received: expected {type} from a node "
+                    "that can be reached, found type {kind}. A node that is gone: rosnode cleanup",
+                    unconnected=", ".join(unconnected),
+                    topic=self._topic,
+                    type=Bool._type,
+                    kind=kind,
                 )
             if not unconnected:
                 return

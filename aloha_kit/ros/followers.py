@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from aloha_kit.config import RigConfig
 from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
-from aloha_kit.core.lang import Message, tr
+from aloha_kit.core.lang import tr
 from aloha_kit.loop import Latch
 from aloha_kit.ros.arm import Arm, move_together, require_arrival
 from aloha_kit.ros.drivers import arm_driver
@@ -146,7 +146,7 @@ class FollowerArms:
             SafetyError: they are not parked, so they would fall.
         """
         if not (self._parked or even_if_they_fall):
-            raise SafetyError(Message("the followers are not parked: without torque they would fall. Park them first"))
+            raise SafetyError("the followers are not parked: without torque they would fall. Park them first")
         for arm in self.arms.values():
             arm.set_torque(False)
 
@@ -175,17 +175,15 @@ class FollowerArms:
             off = [joint for joint, on in (arm.torque_state() or {}).items() if not on and joint in arm.model.joints]
             if off:
                 raise SafetyError(
-                    Message(
-                        "{arm} does not follow: no torque at {joints}; another program has switched it off, or the "
-                        "motor has shut off",
-                        arm=arm.name,
-                        joints=", ".join(off),
-                    )
+                    "{arm} does not follow: no torque at {joints}; another program has switched it off, or the motor "
+                    "has shut off",
+                    arm=arm.name,
+                    joints=", ".join(off),
                 )
 
     def _require_ready(self) -> None:
         if self._unready:
-            raise SafetyError(f"nothing is sent to the followers: {self._unready}")
+            raise SafetyError("nothing is sent to the followers: {unready}", unready=self._unready)
 
     def _arm_slices(self) -> Iterator[tuple[Arm, slice]]:
         """Each arm and its slice of the vectors."""

@@ -172,7 +172,9 @@ def _in_order(message: Any, model: ArmModel) -> list[float]:
     if set(model.names) <= set(names) and len(position) == len(names):
         return [position[names.index(name)] for name in model.names]
     if len(position) < model.size:
-        raise StreamError(f"{len(position)} joints ({', '.join(names)}), expected {model.size}")
+        raise StreamError(
+            "{count} joints ({names}), expected {size}", count=len(position), names=", ".join(names), size=model.size
+        )
     return position[: model.size]
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import rosgraph
 import rospy
 
-from aloha_kit.core.lang import Message
 from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.arm import (
     answered,
@@ -124,7 +123,7 @@ class InterbotixDriver(InterbotixDescription, ArmDriver):
         try:
             rosgraph.Master(rospy.get_name()).lookupService(service)
         except rosgraph.MasterError as error:
-            raise RosError(f"no service {service}") from error
+            raise RosError("no service {service}", service=service) from error
         read = rospy.ServiceProxy(service, interbotix_messages.RegisterValues)
         try:
             return {
@@ -181,12 +180,10 @@ class InterbotixArm(TopicArm, InterbotixReader):
         if errors:
             listed = ", ".join(f"{joint}: {what}" for joint, what in errors.items())
             raise RosError(
-                Message(
-                    "{name}: motors have shut off ({listed}). See why, then reboot these: rosservice call "
-                    "/{name}/reboot_motors group arm true true",
-                    name=self.name,
-                    listed=listed,
-                )
+                "{name}: motors have shut off ({listed}). See why, then reboot these: rosservice call "
+                "/{name}/reboot_motors group arm true true",
+                name=self.name,
+                listed=listed,
             )
         self._mode("arm", "position")
         if gripper_current_limit and self._register("gripper", "Current_Limit") != [gripper_current_limit]:
@@ -216,7 +213,12 @@ class InterbotixArm(TopicArm, InterbotixReader):
         values = answered(read, self.name)
         joints = self.model.names
         if len(values) != len(joints):
-            raise RosError(f"{self.name}: {len(values)} of {len(joints)} motors reported whether they have torque")
+            raise RosError(
+                "{name}: {count} of {joints} motors reported whether they have torque",
+                name=self.name,
+                count=len(values),
+                joints=len(joints),
+            )
         return {joint: bool(value) for joint, value in zip(joints, values, strict=True)}
 
     def reboot_gripper(self) -> None:
@@ -238,14 +240,12 @@ class InterbotixArm(TopicArm, InterbotixReader):
         found = self._register(part, register)
         if not found or any(each != value for each in found):
             raise RosError(
-                Message(
-                    "{name}: the {part}'s register {register} did not take {value}, it holds {found}",
-                    name=self.name,
-                    part=part,
-                    register=register,
-                    value=value,
-                    found=found,
-                )
+                "{name}: the {part}'s register {register} did not take {value}, it holds {found}",
+                name=self.name,
+                part=part,
+                register=register,
+                value=value,
+                found=found,
             )
 
     def errors(self) -> dict[str, str]:
@@ -253,7 +253,12 @@ class InterbotixArm(TopicArm, InterbotixReader):
         status = [*self._register("arm", "Hardware_Error_Status"), *self._register("gripper", "Hardware_Error_Status")]
         joints = self.model.names
         if len(status) != len(joints):
-            raise RosError(f"{self.name}: {len(status)} of {len(joints)} motors reported their error status")
+            raise RosError(
+                "{name}: {count} of {joints} motors reported their error status",
+                name=self.name,
+                count=len(status),
+                joints=len(joints),
+            )
         words = (" and ".join(what for bit, what in _ERRORS.items() if value >> bit & 1) for value in status)
         return {joint: what for joint, what in zip(joints, words, strict=True) if what}
 
@@ -285,12 +290,7 @@ class InterbotixArm(TopicArm, InterbotixReader):
                 return answered(lambda: self._driver.call(service, *values), self.name, _REBOOT_ALL_S)
         except (rospy.ServiceException, rospy.ROSException) as error:
             raise RosError(
-                Message(
-                    "{name}: the service /{name}/{service} failed: {error}",
-                    name=self.name,
-                    service=service,
-                    error=error,
-                )
+                "{name}: the service /{name}/{service} failed: {error}", name=self.name, service=service, error=error
             ) from error
 
 
@@ -301,11 +301,9 @@ def _wait_for_services(setup: ArmSetup) -> None:
             rospy.wait_for_service(f"/{name}/{service}", timeout=setup.timeout_s)
         except rospy.ROSException as error:
             raise RosError(
-                Message(
-                    "{name}: no service /{name}/{service} after {timeout_s:g} s. Start the arm's driver, or the "
-                    "simulated rig: roslaunch aloha_kit sim_rig.launch",
-                    name=name,
-                    service=service,
-                    timeout_s=setup.timeout_s,
-                )
+                "{name}: no service /{name}/{service} after {timeout_s:g} s. Start the arm's driver, or the "
+                "simulated rig: roslaunch aloha_kit sim_rig.launch",
+                name=name,
+                service=service,
+                timeout_s=setup.timeout_s,
             ) from error

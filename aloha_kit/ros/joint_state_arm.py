@@ -94,7 +94,7 @@ class JointStateArm(TopicArm, JointStateReader):
     def _connected(self) -> CommandPublisher:
         if self._publisher is None:
             if not self.setup.command_topics:
-                raise SafetyError(f"{self.name} cannot be moved: its configuration has no command_topic")
+                raise SafetyError("{name} cannot be moved: its configuration has no command_topic", name=self.name)
             self._publisher = CommandPublisher(self.setup.command_topics[0], JointState)
             wait_for_subscribers([self._publisher], self.setup)
         return self._publisher

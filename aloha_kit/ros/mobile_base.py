@@ -60,8 +60,9 @@ class MobileBase:
             self._look_back()
             if self._gap:
                 raise SafetyError(
-                    f"this process stood still for {self._gap:.2f} s while it drove the base (stopped, or the machine "
-                    "was overloaded); the base was stopped"
+                    "this process stood still for {gap:.2f} s while it drove the base (stopped, or the machine was "
+                    "overloaded); the base was stopped",
+                    gap=self._gap,
                 )
             now_ns = self._clock.now_ns()
             command = self._limiter.limit(velocity, now_ns)

@@ -18,7 +18,6 @@ import rosgraph
 import rospy
 
 from aloha_kit.core import AlohaKitError, cli, Clock, ConfigError, WallClock
-from aloha_kit.core.lang import Message
 
 ANSWER_S = 0.5
 MASTER_S = 5.0
@@ -66,10 +65,7 @@ def require_running() -> None:
     # requested: ROS closes its topics and connections before it reports that it is down
     if rospy.core.is_shutdown_requested():
         raise RosError(
-            Message(
-                "the node {node} was shut down: by rosnode kill, or by another node of the same name",
-                node=rospy.get_name(),
-            )
+            "the node {node} was shut down: by rosnode kill, or by another node of the same name", node=rospy.get_name()
         )
 
 
@@ -83,13 +79,10 @@ def require_master() -> None:
     except (OSError, xmlrpc.client.Error, rosgraph.MasterException) as error:
         hint = "" if "ROS_MASTER_URI" in os.environ else " (ROS_MASTER_URI is not set)"
         raise RosError(
-            Message(
-                "no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with "
-                "roslaunch",
-                uri=uri,
-                hint=hint,
-                error=error,
-            )
+            "no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with roslaunch",
+            uri=uri,
+            hint=hint,
+            error=error,
         ) from error
 
 
@@ -114,7 +107,11 @@ def _set_timeout(proxy: Any) -> None:
         return connection
 
     def patient_request(*words: Any, **named: Any) -> Any:
-        hangs = RosError(f"the ROS master at {rosgraph.get_master_uri()} does not answer within {MASTER_S:g} s")
+        hangs = RosError(
+            "the ROS master at {uri} does not answer within {timeout_s:g} s",
+            uri=rosgraph.get_master_uri(),
+            timeout_s=MASTER_S,
+        )
         if time.monotonic() < _hangs_until[0]:
             raise hangs
         try:
@@ -188,7 +185,7 @@ class RosClock:
                     last_ns, moved = now_ns, time.monotonic()
                 elif time.monotonic() - moved > STILL_S:
                     raise RosError(
-                        Message("/clock stands still for {seconds:g} s: does what publishes it run?", seconds=STILL_S)
+                        "/clock stands still for {seconds:g} s: does what publishes it run?", seconds=STILL_S
                     )
                 ticks.wait(0.1)
 
@@ -203,7 +200,7 @@ def clock() -> Clock:
         return WallClock()
     if not _time_flows(5.0):
         raise ConfigError(
-            Message("/use_sim_time is set, but nothing is published on /clock: start what publishes it, or unset it")
+            "/use_sim_time is set, but nothing is published on /clock: start what publishes it, or unset it"
         )
     return RosClock()
 

@@ -10,7 +10,6 @@ import rospy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger, TriggerResponse
 
-from aloha_kit.core.lang import Message
 from aloha_kit.ros.node import require_master, RosError, running_publishers
 from aloha_kit.ros.simulation_client import simulated_rig
 
@@ -98,8 +97,5 @@ class OperatorTopics:
         except rospy.ROSException:
             return
         raise RosError(
-            Message(
-                "another session answers under {namespace} already; end it first, or use its commands",
-                namespace=namespace,
-            )
+            "another session answers under {namespace} already; end it first, or use its commands", namespace=namespace
         )

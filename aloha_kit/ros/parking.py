@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from aloha_kit.core import AlohaKitError, SafetyError
-from aloha_kit.core.lang import Message, tr
+from aloha_kit.core.lang import tr
 from aloha_kit.ros.ros_robot import RosRobot
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def _park(robot: RosRobot, release: bool) -> None:
     except AlohaKitError as error:
         torque = robot.torque_report()
         LOG.warning(tr("the arms were not parked: {error}; {torque}", error=error, torque=torque))
-        raise SafetyError(Message("the arms were not parked: {error}", error=error)) from error
+        raise SafetyError("the arms were not parked: {error}", error=error) from error
     except KeyboardInterrupt:
         torque = robot.torque_report()
         LOG.warning(tr("interrupted on the way to park, nothing more was sent to the arms; {torque}", torque=torque))
@@ -55,7 +55,7 @@ def _park(robot: RosRobot, release: bool) -> None:
         except AlohaKitError as error:
             torque = robot.torque_report()
             LOG.warning(tr("the arms are parked, but were not released: {error}; {torque}", error=error, torque=torque))
-            raise SafetyError(Message("the arms were not released: {error}", error=error)) from error
+            raise SafetyError("the arms were not released: {error}", error=error) from error
     torque = robot.torque_report()
     if release:
         LOG.info(tr("the arms are parked; {torque}", torque=torque))

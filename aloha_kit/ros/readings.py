@@ -7,7 +7,6 @@ from typing import Any
 import rospy
 from sensor_msgs.msg import JointState
 
-from aloha_kit.core.lang import Message
 from aloha_kit.ros.node import RosError
 from aloha_kit.sync.readings import joint_values, require_finite, require_reading
 
@@ -27,10 +26,8 @@ def next_reading(topic: str, who: str, timeout_s: float = TIMEOUT_S) -> Any:
         return rospy.wait_for_message(topic, JointState, timeout=timeout_s)
     except rospy.ROSException as error:
         raise RosError(
-            Message(
-                "{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?",
-                who=who,
-                topic=topic,
-                timeout_s=timeout_s,
-            )
+            "{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?",
+            who=who,
+            topic=topic,
+            timeout_s=timeout_s,
         ) from error

@@ -52,7 +52,7 @@ class RosRobot:
 
     def __init__(self, task: TaskConfig, rig: RigConfig, *, leaders: bool = False, clock: Clock | None = None) -> None:
         if leaders and not rig.leaders:
-            raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
+            raise ConfigError("rig '{rig}' has no leader arms for an operator", rig=rig.name)
         self.task, self.rig, self._teleoperated = task, rig, leaders
         drivers = rig_drivers(rig)  # unknown ones raise before anything is contacted
         self.clock = clock or node.start("aloha_teleop" if leaders else "aloha_kit", anonymous=True)
@@ -62,7 +62,9 @@ class RosRobot:
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:
-                raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
+                raise ConfigError(
+                    "the simulated rig that runs here is '{running}', not '{rig}'", running=about["rig"], rig=rig.name
+                )
             self._simulation = opened.enter_context(contextlib.closing(SimulationClient(about))) if about else None
             self.estop = opened.enter_context(contextlib.closing(EStop(rig.estop)))
 

@@ -59,7 +59,9 @@ class SimulationClient:
         """
         name = self.about.get("arm_model")
         if name is not None and name not in ARM_MODELS:
-            raise RosError(f"the simulated rig has arms '{name}'. {did_you_mean(str(name), ARM_MODELS)}")
+            raise RosError(
+                "the simulated rig has arms '{name}'. {known}", name=name, known=did_you_mean(str(name), ARM_MODELS)
+            )
         return ARM_MODELS[name] if name else None
 
     def reset(self, seed: int | None) -> int:
@@ -74,9 +76,9 @@ class SimulationClient:
             self._reset.wait_for_service(_TIMEOUT_S)
             answer = self._reset()
         except (rospy.ServiceException, rospy.ROSException) as error:
-            raise RosError(f"the simulated rig does not answer /sim_rig/reset: {error}") from error
+            raise RosError("the simulated rig does not answer /sim_rig/reset: {error}", error=error) from error
         if not answer.success:
-            raise RosError(f"the simulated rig could not be reset: {answer.message}")
+            raise RosError("the simulated rig could not be reset: {message}", message=answer.message)
         self.seed = int(json.loads(answer.message)["seed"])
         return self.seed
 

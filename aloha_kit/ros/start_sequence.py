@@ -56,7 +56,13 @@ class StartSequence:
         timeout_s: float | None = None,
     ) -> None:
         if countdown_s < 0 or not move_s > 0:
-            raise ValueError(f"need countdown_s ≥ 0 and move_s > 0, given {countdown_s} and {move_s}")
+            raise ValueError(
+                Message(
+                    "need countdown_s ≥ 0 and move_s > 0, given {countdown_s} and {move_s}",
+                    countdown_s=countdown_s,
+                    move_s=move_s,
+                )
+            )
         self._status, self._poll = status, poll
         self._countdown_s, self._move_s, self._timeout_s = countdown_s, move_s, timeout_s
 
@@ -98,9 +104,7 @@ class StartSequence:
         ):
             waited = (robot.clock.now_ns() - began) / 1e9
             if self._timeout_s is not None and waited > self._timeout_s:
-                raise RosError(
-                    Message("the leader grippers were not both closed within {seconds:g} s", seconds=self._timeout_s)
-                )
+                raise RosError("the leader grippers were not both closed within {seconds:g} s", seconds=self._timeout_s)
             robot.clock.sleep_until(robot.clock.now_ns() + int(POLL_S * 1e9))
 
     def _polled(self, robot: RosRobot) -> str | None:

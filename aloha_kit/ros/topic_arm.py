@@ -55,4 +55,4 @@ class TopicArm(Arm):
     def _not_subscribed(self, topic: str) -> NoReturn:
         """Raise StreamError for a command topic that the driver has left, RosError where this node was shut down."""
         node.require_running()
-        raise StreamError(f"{self.name}: its driver no longer subscribes to {topic}")
+        raise StreamError("{name}: its driver no longer subscribes to {topic}", name=self.name, topic=topic)

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, SafetyError
-from aloha_kit.core.lang import Message
 
 JOINT_FAR = 0.5  # rad: further than a servo is pushed off its goal, or lags behind a fast command for long
 GRIPPER_FAR = 0.3  # opening: an object between the fingers holds them off as well, but then the motor pushes
@@ -71,4 +70,4 @@ class TrackingMonitor:
             else f"{name} is {residual[joint]:.2f} rad from its command for {LASTING_S:g} s. "
             "Has its torque gone, or is something in its way?"
         )
-        raise SafetyError(Message("{arm} does not follow: {what}", arm=self._who, what=what))
+        raise SafetyError("{arm} does not follow: {what}", arm=self._who, what=what)

@@ -52,8 +52,12 @@ def connect_reach(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -
     scene = _scene(task, rig)
     if not isinstance(scene, Reach) or task.script:
         raise ConfigError(
-            f"task '{task.name}' on rig '{rig.name}', one arm that reaches, needs a scene of reaching ('reach' or "
-            f"'reach_dense') and no script; given scene '{task.scene}', script '{task.script}'"
+            "task '{task}' on rig '{rig}', one arm that reaches, needs a scene of reaching ('reach' or "
+            "'reach_dense') and no script; given scene '{scene}', script '{script}'",
+            task=task.name,
+            rig=rig.name,
+            scene=task.scene,
+            script=task.script,
         )
     return _made(ReachEnv, task, rig, realtime)
 

@@ -32,8 +32,9 @@ def folder() -> Path:
             return assets
     found = f"found {places[0]} without assets/{{{', '.join(_NEEDED)}}}" if places else "it is not installed"
     raise ConfigError(
-        "the simulated arms take their meshes from the package gym-aloha 0.1.3, but "
-        f"{found}. Install it with: pip install --no-deps 'gym-aloha==0.1.3' (or pip install 'aloha_kit[sim]')"
+        "the simulated arms take their meshes from the package gym-aloha 0.1.3, but {found}. Install it "
+        "with: pip install --no-deps 'gym-aloha==0.1.3' (or pip install 'aloha_kit[sim]')",
+        found=found,
     )
 
 
@@ -42,7 +43,12 @@ def read_stl(path: Path) -> npt.NDArray[np.float32]:
     data = path.read_bytes()
     count = int.from_bytes(data[80:84], "little")
     if len(data) != 84 + count * _TRIANGLE.itemsize:
-        raise ConfigError(f"{path} is not a binary STL file: {len(data)} bytes for {count} triangles")
+        raise ConfigError(
+            "{path} is not a binary STL file: {size} bytes for {count} triangles",
+            path=path,
+            size=len(data),
+            count=count,
+        )
     return np.frombuffer(data, _TRIANGLE, count, 84)["corners"]
 
 

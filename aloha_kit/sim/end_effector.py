@@ -50,7 +50,10 @@ class EndEffectorEnv(SimEnv):
         super().__init__(scene, **keywords)
         if self._task.arms != ARMS:
             raise ConfigError(
-                f"action space '{space}' needs both arms; scene '{scene}' has: {', '.join(self._task.arms)}"
+                "action space '{space}' needs both arms; scene '{scene}' has: {arms}",
+                space=space,
+                scene=scene,
+                arms=", ".join(self._task.arms),
             )
         joints = self._joint_contract
         self._contract = Contract.of(

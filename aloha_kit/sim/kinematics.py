@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pyquaternion import Quaternion
 
 from aloha_kit.core.arm_models import ARM_JOINTS
+from aloha_kit.core.lang import Message
 from aloha_kit.sim import workcell
 
 Array = npt.NDArray[np.float64]
@@ -95,8 +96,14 @@ class Kinematics:
             # a step this long stays where the linear model is true
             self._configuration.integrate_inplace(velocity / max(1.0, np.abs(velocity).max() / LONGEST_STEP), 1.0)
         raise ValueError(
-            f"the {arm} gripper does not reach {np.round(pose.position, 3).tolist()} m in the given orientation: "
-            f"still {error:.4f} (m or rad) away after {iterations} iterations"
+            Message(
+                "the {arm} gripper does not reach {position} m in the given orientation: still {error:.4f} (m or "
+                "rad) away after {iterations} iterations",
+                arm=arm,
+                position=np.round(pose.position, 3).tolist(),
+                error=error,
+                iterations=iterations,
+            )
         )
 
     def inverse_position(
@@ -118,8 +125,13 @@ class Kinematics:
             if error < tolerance:
                 return np.array(self._configuration.q[self._columns[arm]])
         raise ValueError(
-            f"the {arm} gripper does not reach {np.round(position, 3).tolist()} m: "
-            f"still {error:.4f} m away after {iterations} iterations"
+            Message(
+                "the {arm} gripper does not reach {position} m: still {error:.4f} m away after {iterations} iterations",
+                arm=arm,
+                position=np.round(position, 3).tolist(),
+                error=error,
+                iterations=iterations,
+            )
         )
 
     def follow(self, poses: dict[str, Array], start: dict[str, Array], *, iterations: int = 10) -> dict[str, Array]:

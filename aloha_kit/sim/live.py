@@ -102,7 +102,11 @@ class LiveScene:
         """
         given = np.asarray(qpos, float)
         if given.shape != self._data.qpos.shape or not np.all(np.isfinite(given)):
-            raise ConfigError(f"this scene's qpos is {self._data.qpos.shape} finite numbers, given {given.shape}")
+            raise ConfigError(
+                "this scene's qpos is {expected} finite numbers, given {given}",
+                expected=self._data.qpos.shape,
+                given=given.shape,
+            )
         with self._physics.reset_context():
             self._data.qpos[:] = given
         self._data.ctrl[:] = np.clip(self.joints, *self._range)

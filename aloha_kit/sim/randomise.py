@@ -29,9 +29,11 @@ class Randomiser:
     def __init__(self, model: mujoco.MjModel, amounts: Mapping[str, float]) -> None:
         for name, amount in amounts.items():
             if name not in OPTIONS:
-                raise ConfigError(f"no randomisation '{name}'. {did_you_mean(name, OPTIONS)}")
+                raise ConfigError("no randomisation '{name}'. {known}", name=name, known=did_you_mean(name, OPTIONS))
             if not (np.isfinite(amount) and amount >= 0):
-                raise ConfigError(f"randomisation '{name}' needs an amount of at least 0, given {amount}")
+                raise ConfigError(
+                    "randomisation '{name}' needs an amount of at least 0, given {amount}", name=name, amount=amount
+                )
         self.amounts = {name: float(amount) for name, amount in amounts.items()}
         self._model = model
         self._light = (model.light_diffuse.copy(), model.light_dir.copy())

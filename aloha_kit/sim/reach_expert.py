@@ -38,7 +38,7 @@ class ReachExpert(Policy):
 
     def __init__(self, env: ReachScene, arm: str, *, noise: float = 0.0, seed: int = 0) -> None:
         if not noise >= 0:
-            raise ConfigError(f"motion noise must be at least 0, given {noise}")
+            raise ConfigError("motion noise must be at least 0, given {noise}", noise=noise)
         self._env, self._arm, self._noise, self._seed = env, arm, noise, seed
         self._kinematics = Kinematics((arm,))
         self._resets, self._step = 0, 0

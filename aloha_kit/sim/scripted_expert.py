@@ -39,7 +39,7 @@ class ScriptedExpert(Policy):
 
     def __init__(self, env: ScriptedScene, *, noise: float = 0.0, seed: int = 0) -> None:
         if not noise >= 0:
-            raise ConfigError(f"motion noise must be at least 0, given {noise}")
+            raise ConfigError("motion noise must be at least 0, given {noise}", noise=noise)
         self._env, self._noise, self._seed = env, noise, seed
         self._planner = Planner(env.contract.rate_hz)
         self._resets, self._step = 0, 0

@@ -98,11 +98,15 @@ class SimEnv(SimulatedEnvironment):
         self._cameras = _checked_cameras(cameras, workcell.cameras(views or {}, arms))
         if unknown := sorted(set(depth_cameras) - self._cameras.keys()):
             raise ConfigError(
-                f"depth of '{unknown[0]}', which is none of the cameras. {did_you_mean(unknown[0], cameras)}"
+                "depth of '{unknown}', which is none of the cameras. {known}",
+                unknown=unknown[0],
+                known=did_you_mean(unknown[0], cameras),
             )
         self._substeps = _substeps(rate_hz)
         if episode_len < 1:
-            raise ConfigError(f"an episode needs at least 1 step, given episode_len {episode_len}")
+            raise ConfigError(
+                "an episode needs at least 1 step, given episode_len {episode_len}", episode_len=episode_len
+            )
         self._episode_len = episode_len
         self._quality = quality
         spec = workcell.base(workcell.quality(quality), views or {}, arms)
@@ -177,8 +181,11 @@ class SimEnv(SimulatedEnvironment):
         for pose in starts.values():
             if pose.shape != (width,):
                 raise ConfigError(
-                    f"scene '{self.scene}' starts with {width} numbers, 7 each of {', '.join(self._task.objects)};"
-                    f" given {pose.size}"
+                    "scene '{scene}' starts with {width} numbers, 7 each of {objects}; given {size}",
+                    scene=self.scene,
+                    width=width,
+                    objects=", ".join(self._task.objects),
+                    size=pose.size,
                 )
         self._starts = starts
 
@@ -207,10 +214,15 @@ class SimEnv(SimulatedEnvironment):
         for name in poses:
             if name not in self._task.objects:
                 raise ConfigError(
-                    f"no object '{name}' in scene '{self.scene}'. {did_you_mean(name, self._task.objects)}"
+                    "no object '{name}' in scene '{scene}'. {known}",
+                    name=name,
+                    scene=self.scene,
+                    known=did_you_mean(name, self._task.objects),
                 )
         if missing := [name for name in self._task.objects if name not in poses]:
-            raise ConfigError(f"scene '{self.scene}' needs a pose of: {', '.join(missing)}")
+            raise ConfigError(
+                "scene '{scene}' needs a pose of: {missing}", scene=self.scene, missing=", ".join(missing)
+            )
         self._randomiser.apply(np.random.default_rng([self._seed, 1]))
         self._shown = self._seed
         with self.physics.reset_context():
@@ -259,7 +271,10 @@ class SimEnv(SimulatedEnvironment):
         state = np.asarray(qpos, float)
         if state.shape != self.physics.data.qpos.shape:
             raise ConfigError(
-                f"scene '{self.scene}' has {self.physics.data.qpos.size} coordinates, given {state.shape}"
+                "scene '{scene}' has {size} coordinates, given {shape}",
+                scene=self.scene,
+                size=self.physics.data.qpos.size,
+                shape=state.shape,
             )
         if seed != self._shown:
             self._randomiser.apply(np.random.default_rng([seed, 1]))
@@ -353,19 +368,22 @@ def _checked_cameras(
 ) -> dict[str, tuple[int, int]]:
     for name, size in cameras.items():
         if name not in known:
-            raise ConfigError(f"no simulated camera '{name}'. {did_you_mean(name, known)}")
+            raise ConfigError("no simulated camera '{name}'. {known}", name=name, known=did_you_mean(name, known))
         if len(size) != 2 or any(int(n) != n or not 1 <= n <= 4096 for n in size):
-            raise ConfigError(f"camera '{name}' needs (height, width) from 1 to 4096 pixels, given {tuple(size)}")
+            raise ConfigError(
+                "camera '{name}' needs (height, width) from 1 to 4096 pixels, given {size}", name=name, size=tuple(size)
+            )
     return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}
 
 
 def _substeps(rate_hz: float) -> int:
     if not (rate_hz > 0 and np.isfinite(rate_hz)):
-        raise ConfigError(f"rate_hz must be positive, given {rate_hz}")
+        raise ConfigError("rate_hz must be positive, given {rate_hz}", rate_hz=rate_hz)
     count = round(1.0 / (rate_hz * workcell.TIMESTEP))
     if count < 1 or abs(count * workcell.TIMESTEP * rate_hz - 1.0) > 1e-9:
         raise ConfigError(
-            f"{rate_hz:g} Hz is no whole number of {workcell.TIMESTEP * 1e3:g} ms physics steps; "
-            "try 50, 25, 20, 100 or 125 Hz"
+            "{rate_hz:g} Hz is no whole number of {step:g} ms physics steps; try 50, 25, 20, 100 or 125 Hz",
+            rate_hz=rate_hz,
+            step=workcell.TIMESTEP * 1000.0,
         )
     return count

@@ -99,7 +99,7 @@ class WorkcellScene(abc.ABC):
             ConfigError: the scene has no expert.
         """
         raise ConfigError(
-            f"scene {type(self).__name__} has no script; give the task one: script: my_package.module:Name"
+            "scene {type} has no script; give the task one: script: my_package.module:Name", type=type(self).__name__
         )
 
 

@@ -97,7 +97,7 @@ def quality(name: str) -> Quality:
         ConfigError: no such quality; names the nearest.
     """
     if name not in QUALITIES:
-        raise ConfigError(f"no image quality '{name}'. {did_you_mean(name, QUALITIES)}")
+        raise ConfigError("no image quality '{name}'. {known}", name=name, known=did_you_mean(name, QUALITIES))
     return QUALITIES[name]
 
 

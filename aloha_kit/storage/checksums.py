@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.lang import Message
 from aloha_kit.storage import hdf5
 
 NAME = "checksums"  # of the data set, and of the attribute
@@ -51,7 +52,7 @@ def seal(path: Path) -> None:
     try:
         sums = _sums(fd, begin, count)
         if os.pwrite(fd, sums.tobytes(), begin) != sums.nbytes:
-            raise OSError(f"the checksums of {path} could not be written")
+            raise OSError(Message("the checksums of {path} could not be written", path=path))
     finally:
         os.close(fd)
 
@@ -73,7 +74,7 @@ def damage(path: Path) -> list[str] | None:
             wrong = _wrong_blocks(path, begin, count)
             return _places(file, wrong)
     except _DAMAGE as error:
-        raise EpisodeError(f"{path} is damaged or not an episode: {error}") from error
+        raise EpisodeError("{path} is damaged or not an episode: {error}", path=path, error=error) from error
 
 
 def require_sound(path: Path) -> None:
@@ -83,7 +84,7 @@ def require_sound(path: Path) -> None:
         EpisodeError: the file differs from its checksums; lists the damaged parts.
     """
     if found := damage(path):
-        raise EpisodeError(f"{path} is not as it was written: {'; '.join(found)}")
+        raise EpisodeError("{path} is not as it was written: {found}", path=path, found="; ".join(found))
 
 
 def _table(file: Any) -> tuple[int, int]:
@@ -100,7 +101,11 @@ def _sums(fd: int, begin: int, count: int) -> npt.NDArray[np.uint32]:
     size, end = os.fstat(fd).st_size, begin + 4 * count
     blocks = -(-size // BLOCK)
     if end > size or blocks > count:
-        raise OSError(f"the file has {size} bytes, its table of checksums is for at most {count * BLOCK}")
+        raise OSError(
+            Message(
+                "the file has {size} bytes, its table of checksums is for at most {most}", size=size, most=count * BLOCK
+            )
+        )
     sums = np.zeros(count, "<u4")
     for i in range(blocks):
         data: bytes | bytearray = os.pread(fd, BLOCK, i * BLOCK)

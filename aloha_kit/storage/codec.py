@@ -111,18 +111,32 @@ def decode_image(
     kind = image_kind(held)
     if kind is None:
         what = next((f" but {name}" for begin, name in _OTHERS.items() if held.startswith(begin)), "")
-        raise EpisodeError(f"not a JPEG, PNG or WebP{what}: {len(held)} bytes beginning {held[:8].hex(' ')}")
+        raise EpisodeError(
+            "not a JPEG, PNG or WebP{what}: {count} bytes beginning {begin}",
+            what=what,
+            count=len(held),
+            begin=held[:8].hex(" "),
+        )
     header, flag = _jpeg_header(held), cv2.IMREAD_COLOR
     if header is not None:  # a damaged one has none; the decoder refuses it below
         if header.bits != 8 or header.channels not in (1, 3):
-            raise EpisodeError(f"a JPEG of {header.channels} channels of {header.bits} bits, expected 1 or 3 of 8")
+            raise EpisodeError(
+                "a JPEG of {channels} channels of {bits} bits, expected 1 or 3 of 8",
+                channels=header.channels,
+                bits=header.bits,
+            )
         flag = _reduction((header.height, header.width), at_least)
         order = "standard" if _RGB_COMMENT in header.comments else order
     elif kind == "png" and len(held) > _PNG_DEPTH and held[_PNG_DEPTH] > 8:
-        raise EpisodeError(f"a PNG of {held[_PNG_DEPTH]} bits a channel, expected 8")
+        raise EpisodeError("a PNG of {bits} bits a channel, expected 8", bits=held[_PNG_DEPTH])
     image = _decoded(held, flag)
     if image is None:
-        raise EpisodeError(f"not a whole {kind.upper()}: {len(held)} bytes beginning {held[:8].hex(' ')}")
+        raise EpisodeError(
+            "not a whole {kind}: {count} bytes beginning {begin}",
+            kind=kind.upper(),
+            count=len(held),
+            begin=held[:8].hex(" "),
+        )
     return np.asarray(image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -135,9 +149,13 @@ def decode_depth(data: bytes) -> Depth:
     held = unpadded(data)
     image = _decoded(held, cv2.IMREAD_UNCHANGED) if image_kind(held) == "png" else None
     if image is None:
-        raise EpisodeError(f"depth is no whole PNG: {len(held)} bytes beginning {held[:8].hex(' ')}")
+        raise EpisodeError(
+            "depth is no whole PNG: {count} bytes beginning {begin}", count=len(held), begin=held[:8].hex(" ")
+        )
     if image.dtype != np.uint16 or image.ndim != 2:
-        raise EpisodeError(f"depth is a PNG of {image.dtype} {image.shape}, expected 16 bits and one channel")
+        raise EpisodeError(
+            "depth is a PNG of {dtype} {shape}, expected 16 bits and one channel", dtype=image.dtype, shape=image.shape
+        )
     return np.asarray(image, np.uint16)
 
 
@@ -149,7 +167,12 @@ def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
     """
     size = encoded_size(data)
     if size is not None and size[0] * size[1] > _PIXELS:
-        raise EpisodeError(f"its header gives {size[0]}x{size[1]} pixels (height x width), expected at most {_PIXELS}")
+        raise EpisodeError(
+            "its header gives {height}x{width} pixels (height x width), expected at most {pixels}",
+            height=size[0],
+            width=size[1],
+            pixels=_PIXELS,
+        )
     return jpeg.decode(data, flag)
 
 

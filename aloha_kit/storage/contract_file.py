@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError, Feature, UsageError
 from aloha_kit.core.contract import UNITS
 from aloha_kit.core.errors import command
+from aloha_kit.core.lang import joined, marked, Message
 from aloha_kit.storage.codec import JpegOrder
 
 CONTRACT = "contract.yaml"
@@ -72,7 +73,11 @@ def given_contract(contract: str | Path | None, rig: str | None) -> Contract | N
 
 def _require_one(contract: str | Path | None, rig: str | None) -> None:
     if contract and rig:
-        raise UsageError(f"--contract {contract} and --rig {rig} both describe the joints; give one of them")
+        raise UsageError(
+            "--contract {contract} and --rig {rig} both describe the joints; give one of them",
+            contract=contract,
+            rig=rig,
+        )
 
 
 def read_contract(path: Path) -> Contract:
@@ -83,18 +88,25 @@ def read_contract(path: Path) -> Contract:
     """
     if not path.is_file():
         raise ConfigError(
-            f"no contract '{path}'; `python -m aloha_kit.episode adopt DIR` writes one beside the episodes"
+            "no contract '{path}'; `python -m aloha_kit.episode adopt DIR` writes one beside the episodes", path=path
         )
     values = {"cameras": {}, **read(path)}
     if not isinstance(values["cameras"], dict) or any(len(np.shape(size)) != 1 for size in values["cameras"].values()):
-        raise ConfigError(f"{path}: cameras must be like {{cam_high: [480, 640]}}, given {values['cameras']}")
+        raise ConfigError(
+            "{path}: cameras must be like {{cam_high: [480, 640]}}, given {given}", path=path, given=values["cameras"]
+        )
     described = from_mapping(_Described, values, where=str(path))
     for key in ("state_names", "action_names"):
         names = getattr(described, key)
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"{path}: {key} must name every entry once, given: {', '.join(names) or '(none)'}")
+            raise ConfigError(
+                "{path}: {key} must name every entry once, given: {names}",
+                path=path,
+                key=key,
+                names=", ".join(names) or Message("(none)"),
+            )
     if not 0 < described.rate_hz < float("inf"):
-        raise ConfigError(f"{path}: rate_hz must be above 0, given {described.rate_hz:g}")
+        raise ConfigError("{path}: rate_hz must be above 0, given {rate_hz:g}", path=path, rate_hz=described.rate_hz)
     return Contract.of(**vars(described))
 
 
@@ -143,14 +155,25 @@ def settle(
     ):
         if len(names) != width:
             raise ContractError(
-                f"{source} names {len(names)} entries of {key}, {path} has {width}. Describe these files with "
-                f"{_adopt(path, ', or give ') if adoptable else ''}--contract FILE or --rig NAME"
+                "{source} names {count} entries of {key}, {path} has {width}. {remedy}",
+                source=source,
+                count=len(names),
+                key=key,
+                path=path,
+                width=width,
+                remedy=_remedy(path, adoptable),
             )
     for camera, size in described.cameras.items():
         if assumed.cameras.get(camera) != size:
             there = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed.cameras.items())
             raise ContractError(
-                f"{source} has camera '{camera}' of {size[0]}x{size[1]}, {path} has: {there or '(no cameras)'}"
+                "{source} has camera '{camera}' of {height}x{width}, {path} has: {there}",
+                source=source,
+                camera=camera,
+                height=size[0],
+                width=size[1],
+                path=path,
+                there=there or Message("(no cameras)"),
             )
     if described.rate_hz:
         return described.with_cameras(assumed.cameras), ""
@@ -183,25 +206,31 @@ def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[
     )
 
 
-def _assumption(path: Path, contract: Contract, in_file: Collection[str], adoptable: bool) -> str:
+def _assumption(path: Path, contract: Contract, in_file: Collection[str], adoptable: bool) -> Message:
     names, unit = contract.state_names, contract.units["joints"]
     guesses = {
-        "joints": f"{names[0]} … {names[-1]}",
-        "units": "unknown units" if unit == UNKNOWN else unit,
-        "rate": f"{contract.rate_hz:g} Hz",
+        Message("joints"): f"{names[0]} … {names[-1]}",
+        Message("units"): Message("unknown units") if unit == UNKNOWN else unit,
+        Message("rate"): f"{contract.rate_hz:g} Hz",
     }
     missing = [key for key in guesses if key not in in_file]
-    return (
-        f"the file does not record its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
-        f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "
-        f"{_adopt(path, ', ') if adoptable else ''}--contract FILE or --rig NAME"
+    template = (
+        marked("the file does not record its {missing}: {assumed} is assumed. {remedy}")
+        if len(missing) == 1
+        else marked("the file does not record its {missing}: {assumed} are assumed. {remedy}")
     )
+    assumed = _listed([guesses[key] for key in missing])
+    return Message(template, missing=_listed(missing), assumed=assumed, remedy=_remedy(path, adoptable))
 
 
-def _adopt(path: Path, then: str) -> str:
-    """The command that describes the files of a folder, as the beginning of a list of remedies."""
-    return f"`{command('episode', 'adopt', path.parent)}`{then}"
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return Message("{others} and {last}", others=joined(others, ", "), last=last) if others else last
 
 
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+def _remedy(path: Path, adoptable: bool) -> Message:
+    """How the files of a folder are described."""
+    if not adoptable:
+        return Message("Describe it with --contract FILE or --rig NAME")
+    adopt = command("episode", "adopt", path.parent)
+    return Message("Describe it with `{adopt}`, --contract FILE or --rig NAME", adopt=adopt)

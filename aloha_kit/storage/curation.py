@@ -163,14 +163,19 @@ def read_curation(file: Path) -> Curation:
     if isinstance(values.get("image_size"), dict):
         for camera, size in values["image_size"].items():
             if not isinstance(size, list) or len(size) != 2:
-                raise ConfigError(f"{file}: image_size of {camera} must be [height, width] in pixels, given {size}")
+                raise ConfigError(
+                    "{file}: image_size of {camera} must be [height, width] in pixels, given {size}",
+                    file=file,
+                    camera=camera,
+                    size=size,
+                )
     if isinstance(values.get("episodes"), dict):
         values["episodes"] = {str(name): edit or {} for name, edit in values["episodes"].items()}
     curation = from_mapping(Curation, values, where=str(file))
     try:
         _require_valid(curation)
     except AlohaKitError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        raise ConfigError("{file}: {error}", file=file, error=error) from None
     return curation
 
 
@@ -181,7 +186,7 @@ def given(file: str | Path) -> Curation:
         ConfigError: there is no such file, or it is not a curation.
     """
     if not Path(file).is_file():
-        raise ConfigError(f"no curation '{file}'; expected a file such as curation.yaml")
+        raise ConfigError("no curation '{file}'; expected a file such as curation.yaml", file=file)
     return read_curation(Path(file))
 
 
@@ -191,27 +196,39 @@ def _names(values: Any) -> Any:
 
 def _require_valid(curation: Curation) -> None:
     if curation.version != VERSION:
-        raise ConfigError(f"version is {curation.version}, this version of aloha_kit reads {VERSION}")
+        raise ConfigError(
+            "version is {given}, this version of aloha_kit reads {known}", given=curation.version, known=VERSION
+        )
     for key in ("order", "validation", "data"):
         names = getattr(curation, key)
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise ConfigError(f"{key} has '{twice[0]}' twice")
+            raise ConfigError("{key} has '{twice}' twice", key=key, twice=twice[0])
     recorded = list(curation.cameras.values())
     if twice := [old for old in recorded if recorded.count(old) > 1]:
-        raise ConfigError(f"cameras has two new names of '{twice[0]}'")
+        raise ConfigError("cameras has two new names of '{twice}'", twice=twice[0])
     if wrong := [new for new in curation.cameras if not new or "/" in new]:
-        raise ConfigError(f"a camera cannot be named '{wrong[0]}': a name is not empty and without /")
+        raise ConfigError("a camera cannot be named '{wrong}': a name is not empty and without /", wrong=wrong[0])
     for camera, (height, width) in curation.image_size.items():
         if height < 1 or width < 1:
-            raise ConfigError(f"image_size of {camera} must be [height, width] in pixels, given [{height}, {width}]")
+            raise ConfigError(
+                "image_size of {camera} must be [height, width] in pixels, given [{height}, {width}]",
+                camera=camera,
+                height=height,
+                width=width,
+            )
     for name, edit in curation.episodes.items():
         if edit.start < 0 or (edit.stop is not None and edit.stop <= edit.start):
-            raise ConfigError(f"{name}: start and stop must be 0 <= start < stop, given {edit.start} and {edit.stop}")
+            raise ConfigError(
+                "{name}: start and stop must be 0 <= start < stop, given {start} and {stop}",
+                name=name,
+                start=edit.start,
+                stop=edit.stop,
+            )
         for label, value in edit.labels.items():
             try:
                 require_valid(label, value)
             except AlohaKitError as error:
-                raise ConfigError(f"{name}: {error}") from None
+                raise ConfigError("{name}: {error}", name=name, error=error) from None
 
 
 def write_curation(file: Path, curation: Curation) -> None:
@@ -244,5 +261,5 @@ def chosen(given: Sequence[str], names: Sequence[str]) -> list[str]:
         elif word.isdigit() and int(word) in numbers:
             result.append(numbers[int(word)])
         else:
-            raise ConfigError(f"no episode '{word}'. {did_you_mean(word, names)}")
+            raise ConfigError("no episode '{word}'. {known}", word=word, known=did_you_mean(word, names))
     return list(dict.fromkeys(result))

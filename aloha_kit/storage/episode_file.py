@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import command, reason
-from aloha_kit.core.lang import Message
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.hdf5 import DAMAGE, require_table
 from aloha_kit.storage.layouts import contents, detect, Layout, Table, truth_of
@@ -53,7 +52,7 @@ class EpisodeFile:
         except BaseException as error:
             self._file.close()
             if isinstance(error, DAMAGE):
-                raise EpisodeError(f"{self.path} is damaged: {reason(error)}") from error
+                raise EpisodeError("{path} is damaged: {error}", path=self.path, error=reason(error)) from error
             raise
         self.layout = self._layout.name
         self.cameras = tuple(self._layout.cameras)
@@ -81,7 +80,9 @@ class EpisodeFile:
                         attrs.setdefault("instruction", self._layout.instruction)
                     self._arrays["attrs"] = attrs
                 except DAMAGE as error:
-                    raise EpisodeError(f"{self.path}: its attributes cannot be read: {reason(error)}") from error
+                    raise EpisodeError(
+                        "{path}: its attributes cannot be read: {error}", path=self.path, error=reason(error)
+                    ) from error
             return dict(self._arrays["attrs"])
 
     def _rows_of(self, name: str) -> int:
@@ -110,10 +111,14 @@ class EpisodeFile:
                 try:
                     array = self._joined(file, name)
                 except EpisodeError as error:
-                    raise EpisodeError(f"{self.path}: {error}") from None
+                    raise EpisodeError("{path}: {error}", path=self.path, error=error) from None
                 except DAMAGE as error:
                     raise EpisodeError(
-                        f"{self.path}: /{name} cannot be read: {reason(error)}. It has: {contents(file)}"
+                        "{path}: /{name} cannot be read: {error}. It has: {contents}",
+                        path=self.path,
+                        name=name,
+                        error=reason(error),
+                        contents=contents(file),
                     ) from error
                 if array.dtype == np.float64:
                     array = array.astype(np.float32)
@@ -140,21 +145,21 @@ class EpisodeFile:
 
     def _handle(self) -> Any:
         if not self._file:
-            raise EpisodeError(f"{self.path} was closed")
+            raise EpisodeError("{path} was closed", path=self.path)
         return self._file
 
 
 def _open_file(path: Path) -> Any:
     if not path.is_file():
         if path.exists() or path.is_symlink():
-            raise EpisodeError(Message("{missing}; expected an episode", missing=missing(path)))
+            raise EpisodeError("{missing}; expected an episode", missing=missing(path))
         beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
         raise EpisodeError(
-            Message("no episode '{path}'; the folder has: {episodes}", path=path, episodes=shown or "(no episodes)")
+            "no episode '{path}'; the folder has: {episodes}", path=path, episodes=shown or "(no episodes)"
         )
     if not os.access(path, os.R_OK):
-        raise EpisodeError(Message("cannot read {path}: permission denied", path=path))
+        raise EpisodeError("cannot read {path}: permission denied", path=path)
     try:
         return hdf5.reading(path)
     except DAMAGE as error:
@@ -164,13 +169,11 @@ def _open_file(path: Path) -> Any:
         elif path.name.endswith(".partial"):
             hint = f"; it is the journal of a recording, run: {command('episode', 'recover', path)}"
         raise EpisodeError(
-            Message(
-                "{path} is damaged or not an episode ({size} bytes on disk): {why}{hint}",
-                path=path,
-                size=path.stat().st_size,
-                why=reason(error),
-                hint=hint,
-            )
+            "{path} is damaged or not an episode ({size} bytes on disk): {why}{hint}",
+            path=path,
+            size=path.stat().st_size,
+            why=reason(error),
+            hint=hint,
         ) from error
 
 

@@ -119,9 +119,16 @@ class EpisodeImages(EpisodeFile):
                     require_rows(data, camera)
                     self._formats[camera] = image_format(data)
                 except EpisodeError as error:
-                    raise EpisodeError(f"{self.path}: camera '{camera}': {error}") from None
+                    raise EpisodeError(
+                        "{path}: camera '{camera}': {error}", path=self.path, camera=camera, error=error
+                    ) from None
                 except DAMAGE as error:
-                    raise EpisodeError(f"{self.path}: camera '{camera}' cannot be read: {reason(error)}") from error
+                    raise EpisodeError(
+                        "{path}: camera '{camera}' cannot be read: {error}",
+                        path=self.path,
+                        camera=camera,
+                        error=reason(error),
+                    ) from error
             return self._formats[camera]
 
     def image_size(self, camera: str) -> tuple[int, int]:
@@ -151,7 +158,13 @@ class EpisodeImages(EpisodeFile):
         try:
             return decode_image(row, self.jpeg_order, at_least) if stored.encoded else stored.to_rgb(row)
         except EpisodeError as error:
-            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be used: {error}") from None
+            raise EpisodeError(
+                "{path}: frame {i} of camera '{camera}' cannot be used: {error}",
+                path=self.path,
+                i=i,
+                camera=camera,
+                error=error,
+            ) from None
 
     def jpeg(self, camera: str, i: int) -> bytes | None:
         """Frame i as the stored encoded image, without its padding; None where the file holds raw pixels.
@@ -180,14 +193,21 @@ class EpisodeImages(EpisodeFile):
         with self._guard():
             self._handle()
             if camera not in self._depth:
-                raise EpisodeError(f"{self.path} has no depth of '{camera}'. {did_you_mean(camera, self._depth)}")
+                raise EpisodeError(
+                    "{path} has no depth of '{camera}'. {known}",
+                    path=self.path,
+                    camera=camera,
+                    known=did_you_mean(camera, self._depth),
+                )
             data = self._depth[camera]
             row = self._read(data, i, camera)
         try:
             depth_format(data)
             return decode_depth(row) if isinstance(row, bytes) else as_depth(row, rounded=self.layout == ROBOTWIN)
         except EpisodeError as error:
-            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}': {error}") from None
+            raise EpisodeError(
+                "{path}: frame {i} of camera '{camera}': {error}", path=self.path, i=i, camera=camera, error=error
+            ) from None
 
     def _row(self, camera: str, i: int) -> Any:
         """Frame i as it is stored: bytes of an encoded image, or an array."""
@@ -216,21 +236,38 @@ class EpisodeImages(EpisodeFile):
 
     def _camera(self, camera: str) -> Any:
         if camera not in self._images:
-            raise EpisodeError(f"{self.path} has no camera '{camera}'. {did_you_mean(camera, self._images)}")
+            raise EpisodeError(
+                "{path} has no camera '{camera}'. {known}",
+                path=self.path,
+                camera=camera,
+                known=did_you_mean(camera, self._images),
+            )
         return self._images[camera]
 
     def _read(self, data: Any, i: int, camera: str) -> Any:
         try:
             require_rows(data, camera)
         except EpisodeError as error:
-            raise EpisodeError(f"{self.path}: {error}") from None
+            raise EpisodeError("{path}: {error}", path=self.path, error=error) from None
         if not 0 <= i < data.shape[0]:
-            raise EpisodeError(f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', given frame {i}")
+            raise EpisodeError(
+                "{path} has frames 0 to {last} of camera '{camera}', given frame {i}",
+                path=self.path,
+                last=data.shape[0] - 1,
+                camera=camera,
+                i=i,
+            )
         try:
             return encoded_row(data, i) if is_encoded(data) else np.asarray(data[i])
         except EpisodeError as error:
-            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}': {error}") from None
+            raise EpisodeError(
+                "{path}: frame {i} of camera '{camera}': {error}", path=self.path, i=i, camera=camera, error=error
+            ) from None
         except DAMAGE as error:
             raise EpisodeError(
-                f"{self.path}: frame {i} of camera '{camera}' cannot be read: {reason(error)}"
+                "{path}: frame {i} of camera '{camera}' cannot be read: {error}",
+                path=self.path,
+                i=i,
+                camera=camera,
+                error=reason(error),
             ) from error

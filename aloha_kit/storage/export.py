@@ -67,8 +67,12 @@ def export(
         stop = episode.length if stop is None else stop
         if not 0 <= start < stop <= episode.length:
             raise EpisodeError(
-                f"{source} has steps 0 to {episode.length - 1}; cannot keep [{start}, {stop}): "
-                f"expected 0 <= start < stop <= {episode.length}"
+                "{source} has steps 0 to {last}; cannot keep [{start}, {stop}): expected 0 <= start < stop <= {length}",
+                source=source,
+                last=episode.length - 1,
+                start=start,
+                stop=stop,
+                length=episode.length,
             )
         require_consistent(episode)
         description = episode.contract, episode.rate_hz  # raises for a source that cannot be read
@@ -119,7 +123,9 @@ def _target(folder: Path, index: int | None) -> Iterator[tuple[Path, Path]]:
             os.close(reservation)
     except OSError as error:
         why = error.strerror or error
-        raise TargetError(f"cannot write to '{folder}': {why}; nothing is left half done") from error
+        raise TargetError(
+            "cannot write to '{folder}': {why}; nothing is left half done", folder=folder, why=why
+        ) from error
 
 
 def _copy(
@@ -144,7 +150,7 @@ def _copy(
         try:
             visit(name, data)
         except EpisodeError as error:
-            raise EpisodeError(f"{episode.path}: {error}") from None
+            raise EpisodeError("{path}: {error}", path=episode.path, error=error) from None
 
 
 def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int]) -> None:

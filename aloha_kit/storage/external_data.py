@@ -35,8 +35,12 @@ def require_own_data(file: Any, path: Path) -> None:
         return
     for name, place in _outside(file.id):
         raise EpisodeError(
-            f"{path} reaches outside itself: /{name} {place}, which was not read; "
-            f"if you trust the file: --allow_external, or {ALLOW}=1 for commands without the flag"
+            "{path} reaches outside itself: /{name} {place}, which was not read; if you trust the file: "
+            "--allow_external, or {allow}=1 for commands without the flag",
+            path=path,
+            name=name,
+            place=place,
+            allow=ALLOW,
         )
 
 

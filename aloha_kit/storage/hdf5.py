@@ -40,7 +40,7 @@ def reading(path: Path) -> Any:
         EpisodeError: a FIFO or device instead of a file, or data stored outside of it (see `external_data`).
     """
     if special := special_file(path):
-        raise EpisodeError(f"'{path}' is {special}; expected an episode")
+        raise EpisodeError("'{path}' is {special}; expected an episode", path=path, special=special)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -82,7 +82,7 @@ def damage_reported(path: Path | str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise EpisodeError(f"{path} is damaged: {reason(error)}") from error
+        raise EpisodeError("{path} is damaged: {error}", path=path, error=reason(error)) from error
 
 
 def datasets(group: Any) -> Iterator[tuple[str, Any]]:
@@ -105,7 +105,7 @@ def datasets(group: Any) -> Iterator[tuple[str, Any]]:
                 yield name, item
             elif isinstance(item, h5py.Group) and (address := h5py.h5o.get_info(item.id).addr) not in seen:
                 if name.count("/") >= _DEPTH:
-                    raise EpisodeError(f"/{name} lies in more than {_DEPTH} groups")
+                    raise EpisodeError("/{name} lies in more than {depth} groups", name=name, depth=_DEPTH)
                 seen.add(address)
                 groups.append((f"{name}/", item))
 
@@ -118,14 +118,26 @@ def require_table(data: Any, name: str, dimensions: tuple[int, ...] = ()) -> Non
     """
     shape = getattr(data, "shape", None)
     if shape is None:
-        raise EpisodeError(f"/{name} is {'a group' if isinstance(data, h5py.Group) else 'no data set with values'}")
+        if isinstance(data, h5py.Group):
+            raise EpisodeError("/{name} is a group", name=name)
+        raise EpisodeError("/{name} is no data set with values", name=name)
     if data.dtype.kind not in "biuf":
-        raise EpisodeError(f"/{name} holds {data.dtype}, expected numbers")
+        raise EpisodeError("/{name} holds {dtype}, expected numbers", name=name, dtype=data.dtype)
     if dimensions and len(shape) not in dimensions:
-        raise EpisodeError(f"/{name} has shape {shape}, expected {' or '.join(map(str, dimensions))} dimensions")
+        raise EpisodeError(
+            "/{name} has shape {shape}, expected {dimensions} dimensions",
+            name=name,
+            shape=shape,
+            dimensions=" or ".join(map(str, dimensions)),
+        )
     size, limit = math.prod(shape) * data.dtype.itemsize, _FREE + _RATIO * data.file.id.get_filesize()
     if size > limit:
-        raise EpisodeError(f"/{name} has shape {shape} in its header, {size / 1e9:.1f} GB: more than its file can hold")
+        raise EpisodeError(
+            "/{name} has shape {shape} in its header, {size:.1f} GB: more than its file can hold",
+            name=name,
+            shape=shape,
+            size=size / 1000000000.0,
+        )
 
 
 def require_rows(data: Any, name: str) -> None:
@@ -136,11 +148,17 @@ def require_rows(data: Any, name: str) -> None:
     """
     shape = getattr(data, "shape", None)
     if not shape:
-        raise EpisodeError(f"/{name} is no table of rows")
+        raise EpisodeError("/{name} is no table of rows", name=name)
     for what, part in (("rows", shape[1:]), ("chunks", data.chunks or ())):
         size = math.prod(part) * data.dtype.itemsize
         if size > _ROW:
-            raise EpisodeError(f"/{name} has {what} of {size / 1e9:.1f} GB, shape {shape}: no image is that large")
+            raise EpisodeError(
+                "/{name} has {what} of {size:.1f} GB, shape {shape}: no image is that large",
+                name=name,
+                what=what,
+                size=size / 1000000000.0,
+                shape=shape,
+            )
 
 
 def set_attribute(file: Any, key: str, value: Any) -> None:

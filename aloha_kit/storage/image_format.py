@@ -80,16 +80,20 @@ def image_format(data: Any) -> ImageFormat:
     shape = tuple(data.shape)
     what = described(data)
     if 0 in shape[1:]:
-        raise EpisodeError(f"images are {what}, without a pixel")
+        raise EpisodeError("images are {what}, without a pixel", what=what)
     if data.dtype.kind not in "uif":
-        raise EpisodeError(f"images are {what}, expected numbers from 0 to 255 or from 0 to 1, or encoded rows")
+        raise EpisodeError(
+            "images are {what}, expected numbers from 0 to 255 or from 0 to 1, or encoded rows", what=what
+        )
     if len(shape) not in (3, 4):
-        raise EpisodeError(f"images are {what}, expected (frames, height, width, 3) or encoded rows")
+        raise EpisodeError("images are {what}, expected (frames, height, width, 3) or encoded rows", what=what)
     first, last = (len(shape) == 4 and axis in _CHANNELS for axis in (shape[1], shape[-1]))
     if first and last:
-        raise EpisodeError(f"images are {what}: either axis may be that of the channels, expected 1, 3 or 4 on one")
+        raise EpisodeError(
+            "images are {what}: either axis may be that of the channels, expected 1, 3 or 4 on one", what=what
+        )
     if len(shape) == 4 and not (first or last):
-        raise EpisodeError(f"images are {what}, expected 1, 3 or 4 channels on the first or the last axis")
+        raise EpisodeError("images are {what}, expected 1, 3 or 4 channels on the first or the last axis", what=what)
     channels = 1 if len(shape) == 3 else shape[1] if first else shape[-1]
     scale, value_words = _values(data)
     words = [
@@ -136,7 +140,7 @@ def encoded_row(data: Any, i: int) -> bytes:
         item = np.frombuffer(item, np.uint8) if isinstance(item, bytes) else item
         if not isinstance(item, np.ndarray) or item.dtype.itemsize != 1:
             raise EpisodeError(
-                f"rows are {getattr(item, 'dtype', type(item).__name__)}, expected bytes of encoded images"
+                "rows are {kind}, expected bytes of encoded images", kind=getattr(item, "dtype", type(item).__name__)
             )
     return bytes(item.tobytes())
 
@@ -153,10 +157,21 @@ def as_bytes(values: npt.NDArray[Any], scale: Scale) -> Image:
     limit = 255 // scale
     if not (low >= -_ROUNDING and high <= limit + _ROUNDING):  # a NaN is not
         colour = ": 16-bit colour" if values.dtype == np.uint16 else ""
-        raise EpisodeError(f"{values.dtype} values from {low:g} to {high:g}{colour}, expected 0 to {limit}")
+        raise EpisodeError(
+            "{dtype} values from {low:g} to {high:g}{colour}, expected 0 to {limit}",
+            dtype=values.dtype,
+            low=low,
+            high=high,
+            colour=colour,
+            limit=limit,
+        )
     whole = np.rint(values.astype(np.float32) * scale) if values.dtype.kind == "f" else values
     if scale == 1 and values.dtype.kind == "f" and not np.allclose(whole, values, rtol=0, atol=1e-3):
-        raise EpisodeError(f"{values.dtype} values up to {high:g} that are not whole, expected 0 to 1, or whole ones")
+        raise EpisodeError(
+            "{dtype} values up to {high:g} that are not whole, expected 0 to 1, or whole ones",
+            dtype=values.dtype,
+            high=high,
+        )
     return np.clip(whole, 0, 255).astype(np.uint8)
 
 
@@ -169,7 +184,7 @@ def depth_format(data: Any) -> str:
     if is_encoded(data):
         return f"{described(data)} read as 16-bit PNG of depth in mm"
     if data.dtype.kind not in "uif" or not (len(data.shape) == 3 or (len(data.shape) == 4 and data.shape[3] == 1)):
-        raise EpisodeError(f"depth is {described(data)}, expected uint16 (frames, height, width) in mm")
+        raise EpisodeError("depth is {given}, expected uint16 (frames, height, width) in mm", given=described(data))
     return "" if data.dtype == np.uint16 else f"{described(data)} read as uint16 mm"
 
 
@@ -184,10 +199,19 @@ def as_depth(values: npt.NDArray[Any], *, rounded: bool) -> Depth:
         return np.asarray(values, np.uint16)
     low, high = values.min(initial=0), values.max(initial=0)
     if not (low >= 0 and high <= 65535):
-        raise EpisodeError(f"depth has {values.dtype} values from {low:g} to {high:g}, expected 0 to 65535 mm")
+        raise EpisodeError(
+            "depth has {dtype} values from {low:g} to {high:g}, expected 0 to 65535 mm",
+            dtype=values.dtype,
+            low=low,
+            high=high,
+        )
     whole = np.rint(values)
     if not rounded and not (whole == values).all():
-        raise EpisodeError(f"depth has {values.dtype} values that are not whole, up to {high:g}: expected mm, not m")
+        raise EpisodeError(
+            "depth has {dtype} values that are not whole, up to {high:g}: expected mm, not m",
+            dtype=values.dtype,
+            high=high,
+        )
     return np.asarray(whole, np.uint16)
 
 

@@ -154,9 +154,12 @@ def scan(fd: int, path: Path) -> Contents | None:
         if start.startswith(_NAME):
             version = start.removeprefix(_NAME).strip().decode(errors="replace")
             raise EpisodeError(
-                f"{path} is a journal of version '{version}', this version reads '{JOURNAL.decode()}'; left as it is"
+                "{path} is a journal of version '{version}', this version reads '{known}'; left as it is",
+                path=path,
+                version=version,
+                known=JOURNAL.decode(),
             )
-        raise EpisodeError(f"{path} is not an episode journal: it begins {start!r}")
+        raise EpisodeError("{path} is not an episode journal: it begins {start!r}", path=path, start=start)
     offset, sequence, contents, problem = len(PREAMBLE), 0, None, ""
     while offset < total and not problem:
         kind, payload, problem = _read(fd, offset, total, sequence)
@@ -175,7 +178,9 @@ def scan(fd: int, path: Path) -> Contents | None:
     torn = _torn(fd, offset, total, sequence)
     if contents is None:
         if problem.startswith("damaged") or not torn:
-            raise EpisodeError(f"the header of {path} is {problem}; its rows cannot be read without it")
+            raise EpisodeError(
+                "the header of {path} is {problem}; its rows cannot be read without it", path=path, problem=problem
+            )
         return None
     contents.good_bytes, contents.total_bytes, contents.problem, contents.torn = offset, total, problem, torn
     return contents
@@ -228,7 +233,7 @@ def _read(fd: int, offset: int, total: int, sequence: int) -> tuple[bytes, bytes
 
 def _begin(kind: bytes, payload: bytes, path: Path) -> Contents:
     if kind != HEADER:
-        raise EpisodeError(f"{path} does not begin with a header")
+        raise EpisodeError("{path} does not begin with a header", path=path)
     try:
         header = json.loads(payload)
         layout = RowLayout.from_mapping(header["layout"])
@@ -237,7 +242,9 @@ def _begin(kind: bytes, payload: bytes, path: Path) -> Contents:
             raise ValueError("its rows are larger than any")
         return Contents(header, layout)
     except _DAMAGE as error:
-        raise EpisodeError(f"the header of {path} is damaged or of another version: {reason(error)}") from error
+        raise EpisodeError(
+            "the header of {path} is damaged or of another version: {error}", path=path, error=reason(error)
+        ) from error
 
 
 def require_header(contents: Contents, path: Path) -> None:
@@ -250,7 +257,9 @@ def require_header(contents: Contents, path: Path) -> None:
         if lacking := sorted(_HEADER_KEYS - header.keys()):
             raise ValueError(f"it lacks {', '.join(lacking)}")
     except (ContractError, *_DAMAGE) as error:
-        raise EpisodeError(f"the header of {path} is damaged or of another version: {reason(error)}") from error
+        raise EpisodeError(
+            "the header of {path} is damaged or of another version: {error}", path=path, error=reason(error)
+        ) from error
 
 
 def _row(contents: Contents, payload: bytes, offset: int) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.errors import command, reason
+from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import SCHEMA
 from aloha_kit.storage import checksums, hdf5, transaction
 from aloha_kit.storage.codec import DEPTH_LEVEL
@@ -43,23 +44,34 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
         transaction.commit(temporary, path)
     except hdf5.DAMAGE as error:
         raise EpisodeError(
-            f"{path.name} could not be finished: {reason(error)}. {where_safe(fd, len(contents.rows) - 1, journal)}; "
-            f"make room, then run: {command('episode', 'recover', journal.parent)}"
+            "{name} could not be finished: {error}. {safe}; make room, then run: {command}",
+            name=path.name,
+            error=reason(error),
+            safe=where_safe(fd, len(contents.rows) - 1, journal),
+            command=command("episode", "recover", journal.parent),
         ) from error
     finally:
         with contextlib.suppress(OSError):  # it is in the message above
             temporary.unlink(missing_ok=True)
 
 
-def where_safe(fd: int, steps: int, journal: Path) -> str:
+def where_safe(fd: int, steps: int, journal: Path) -> Message:
     """Description of how many steps of an open journal are on the disk; syncs the journal."""
+    rows = plural(steps, "step")
     if not os.fstat(fd).st_nlink:
-        return f"{journal} was removed, so its {plural(steps, 'step')} are lost when this process ends"
+        return Message(
+            "{journal} was removed, so its {steps} are lost when this process ends", journal=journal, steps=rows
+        )
     try:
         os.fdatasync(fd)
     except OSError as error:
-        return f"{plural(steps, 'step')} are written to {journal}, but the disk does not confirm them ({error})"
-    return f"{plural(steps, 'step')} are safe in {journal}"
+        return Message(
+            "{steps} are written to {journal}, but the disk does not confirm them ({error})",
+            steps=rows,
+            journal=journal,
+            error=error,
+        )
+    return Message("{steps} are safe in {path}", steps=rows, path=journal)
 
 
 def write_hdf5(fd: int, contents: Contents, target: Path) -> None:
@@ -158,7 +170,7 @@ def _require_same(fd: int, contents: Contents, path: Path) -> None:
             else:
                 same = np.array_equal(_bytes(file[name][where]), _bytes(values))
             if not same:
-                raise OSError(f"/{name} does not read back as it was written, in {path}")
+                raise OSError(Message("/{name} does not read back as it was written, in {path}", name=name, path=path))
 
 
 def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -206,4 +218,11 @@ def _require_room(contents: Contents, folder: Path) -> None:
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
     if free < needed:
-        raise OSError(f"{needed / 1e6:.1f} MB needed in {folder}, {free / 1e6:.1f} MB free")
+        raise OSError(
+            Message(
+                "{needed:.1f} MB needed in {folder}, {free:.1f} MB free",
+                needed=needed / 1000000.0,
+                folder=folder,
+                free=free / 1000000.0,
+            )
+        )

@@ -81,7 +81,9 @@ def _changing(path: Path, done: str) -> Iterator[Any]:
         checksums.seal(temporary)
         put(temporary, path)
     except OSError as error:
-        raise EpisodeError(f"{path} could not be {done}, it is as it was: {error}") from error
+        raise EpisodeError(
+            "{path} could not be {done}, it is as it was: {error}", path=path, done=done, error=error
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -89,10 +91,14 @@ def _changing(path: Path, done: str) -> Iterator[Any]:
 def require_valid(name: str, value: Value) -> None:
     """Raise EpisodeError for an unknown label or value."""
     if name not in LABELS:
-        raise EpisodeError(f"an episode has no label '{name}'; there are: {', '.join(LABELS)}")
+        raise EpisodeError("an episode has no label '{name}'; there are: {labels}", name=name, labels=", ".join(LABELS))
     if name == "grade" and value is not None and (isinstance(value, bool) or value not in GRADES):
-        raise EpisodeError(f"grade must be {GRADES[0]} to {GRADES[-1]}, given {value}")
+        raise EpisodeError(
+            "grade must be {lowest} to {highest}, given {value}", lowest=GRADES[0], highest=GRADES[-1], value=value
+        )
     if name == "success" and value not in (True, False, None):
-        raise EpisodeError(f"success must be true or false, given {value!r}")
+        raise EpisodeError("success must be true or false, given {value!r}", value=value)
     if name in ("note", "instruction") and value is not None and len(str(value)) > _LONGEST:
-        raise EpisodeError(f"{name} has {len(str(value))} characters, at most {_LONGEST} fit")
+        raise EpisodeError(
+            "{name} has {count} characters, at most {longest} fit", name=name, count=len(str(value)), longest=_LONGEST
+        )

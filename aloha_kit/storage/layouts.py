@@ -19,6 +19,7 @@ import numpy as np
 from aloha_kit.core import Contract, EpisodeError, joint_names
 from aloha_kit.core.contract import UNITS
 from aloha_kit.core.errors import shown
+from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.contract_file import neutral_contract
@@ -85,7 +86,11 @@ class Layout:
         """
         cameras = {names.get(name, name): place for name, place in self.cameras.items()}
         if len(cameras) < len(self.cameras):
-            raise EpisodeError(f"{path}: cameras {', '.join(self.cameras)} cannot be renamed, since two would be alike")
+            raise EpisodeError(
+                "{path}: cameras {cameras} cannot be renamed, since two would be alike",
+                path=path,
+                cameras=", ".join(self.cameras),
+            )
         return dataclasses.replace(
             self,
             cameras=cameras,
@@ -102,7 +107,12 @@ def detect(file: Any, path: object) -> Layout:
     """
     schema = text_of(file.attrs.get("schema"))
     if schema not in (None, SCHEMA, CLASSIC):
-        raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
+        raise EpisodeError(
+            "{path} has schema '{schema}', this version reads '{known}' and the ALOHA family's files",
+            path=path,
+            schema=schema,
+            known=SCHEMA,
+        )
     if schema is None and (place := place_of(file)) is not None:
         return _of_place(file, place)
     _require_family(file, path)
@@ -149,7 +159,11 @@ def _require_family(file: Any, path: object) -> None:
     if lacking := [key for key in tables if key not in file]:
         known = ", ".join((SCHEMA, *FAMILY, ROBOTWIN, XPOLICYLAB))
         raise EpisodeError(
-            f"{path} is in no known layout: it lacks /{lacking[0]}. It has: {contents(file)}. Known: {known}"
+            "{path} is in no known layout: it lacks /{lacking}. It has: {contents}. Known: {known}",
+            path=path,
+            lacking=lacking[0],
+            contents=contents(file),
+            known=known,
         )
     try:
         if not hasattr(images := file.get("observations/images", {}), "items"):
@@ -157,22 +171,29 @@ def _require_family(file: Any, path: object) -> None:
         for key in tables:
             shape = tuple(getattr(file[key], "shape", None) or ())
             if len(shape) != 2 or shape[1] == 0:
-                raise EpisodeError(f"/{key} is no table of rows")
+                raise EpisodeError("/{key} is no table of rows", key=key)
         for name in images:
             require_rows(images[name], f"observations/images/{name}")
     except EpisodeError as error:
-        raise EpisodeError(f"{path}: {error}. It has: {contents(file)}") from None
+        raise EpisodeError(
+            "{path}: {error}. It has: {contents}", path=path, error=error, contents=contents(file)
+        ) from None
 
 
 def _named_cameras(file: Any, there: Collection[str], path: object) -> tuple[str, ...]:
     """Cameras of the attribute `camera_names`, in its order."""
     named = np.asarray(file.attrs["camera_names"])
     if named.ndim != 1 or named.dtype.kind not in "SUO":
-        raise EpisodeError(f"{path}: camera_names is {shown(file.attrs['camera_names'])}, expected names")
+        raise EpisodeError(
+            "{path}: camera_names is {value}, expected names", path=path, value=shown(file.attrs["camera_names"])
+        )
     cameras = tuple(dict.fromkeys(str(text_of(name)) for name in named))
     if missing := [name for name in cameras if name not in there]:
         raise EpisodeError(
-            f"{path}: camera_names has '{missing[0]}', the file has no such images. It has: {contents(file)}"
+            "{path}: camera_names has '{missing}', the file has no such images. It has: {contents}",
+            path=path,
+            missing=missing[0],
+            contents=contents(file),
         )
     return cameras
 
@@ -247,8 +268,9 @@ def contents(file: Any) -> str:
     with contextlib.suppress(EpisodeError, *DAMAGE):  # then only what could be listed until there
         for name, data in hdf5.datasets(file):
             found.append(f"/{name} {data.shape}")
-    listed = ", ".join(found[:_SHOWN]) or "(nothing)"
-    return listed if len(found) <= _SHOWN else f"{listed} and {len(found) - _SHOWN} more"
+    listed = ", ".join(found[:_SHOWN]) or Message("(nothing)")
+    more = len(found) - _SHOWN
+    return listed if more <= 0 else Message("{listed} and {more} more", listed=listed, more=more)
 
 
 def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: dict[str, str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.files import special_file
+from aloha_kit.core.lang import Message
 
 PARTIAL = ".partial"  # the journal of an episode that is not committed yet
 KEPT = ".kept"  # a journal that holds more than the episode that was recovered from it
@@ -65,7 +66,9 @@ def list_partials(folder: str | Path) -> list[Path]:
 
 def _numbered(folder: Path, *, partial: bool) -> list[tuple[int, Path]]:
     if not folder.is_dir():
-        raise EpisodeError(f"{missing(folder)}; expected a folder that holds episode_<i>.hdf5 files, or one of them")
+        raise EpisodeError(
+            "{missing}; expected a folder that holds episode_<i>.hdf5 files, or one of them", missing=missing(folder)
+        )
     found = ((index_of(p), p) for p in folder.iterdir() if p.name.endswith(PARTIAL) == partial)
     return sorted((i, p) for i, p in found if i is not None)
 
@@ -76,15 +79,17 @@ def _folders(folder: Path) -> list[tuple[int, Path]]:
     return [(index, path) for path in inside if (index := index_of(path)) is not None and path.is_file()]
 
 
-def missing(path: Path) -> str:
+def missing(path: Path) -> Message:
     """Reason why `path` cannot be read."""
     if special := special_file(path):
-        return f"'{path}' is {special}"
+        return Message("'{path}' is {special}", path=path, special=special)
     if path.is_dir():
-        return f"'{path}' is a folder"
+        return Message("'{path}' is a folder", path=path)
     if path.is_symlink():
-        return f"'{path}' is a link to '{path.readlink()}', which is not there"
-    return f"no {'file' if path.suffix in ('.hdf5', PARTIAL) else 'folder'} '{path}'"
+        return Message("'{path}' is a link to '{target}', which is not there", path=path, target=path.readlink())
+    if path.suffix in (".hdf5", PARTIAL):
+        return Message("no file '{path}'", path=path)
+    return Message("no folder '{path}'", path=path)
 
 
 def without_path(error: Exception, path: Path) -> str:

@@ -165,7 +165,9 @@ class Episode(EpisodeImages):
         with self._guard(), damage_reported(self.path):
             group = self._handle().get("stamps", {})
             if not hasattr(group, "items"):
-                raise EpisodeError(f"{self.path}: /stamps is a data set, expected a group with one for each stream")
+                raise EpisodeError(
+                    "{path}: /stamps is a data set, expected a group with one for each stream", path=self.path
+                )
             names = [name for name, _ in hdf5.datasets(group)] if group else []
         return {name: self._array(f"stamps/{name}") for name in names}
 
@@ -197,7 +199,9 @@ class Episode(EpisodeImages):
         if value is None:
             return self.contract.rate_hz
         if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise EpisodeError(f"{self.path}: rate_hz is {shown(value)}, expected a positive number")
+            raise EpisodeError(
+                "{path}: rate_hz is {value}, expected a positive number", path=self.path, value=shown(value)
+            )
         return float(value)
 
     @property
@@ -274,4 +278,4 @@ def _contract(text: str, path: Path) -> Contract:
     try:
         return Contract.from_json(text)
     except ContractError as error:
-        raise ContractError(f"{path}: {error}") from error
+        raise ContractError("{path}: {error}", path=path, error=error) from error

@@ -40,7 +40,9 @@ def recover_all(source: str | Path) -> list[Recovery]:
     if source.is_file() and source.name.endswith(PARTIAL):
         return [recover(source)]
     if source.is_file():
-        raise EpisodeError(f"'{source}' is not a journal; those are called episode_<i>.hdf5{PARTIAL}")
+        raise EpisodeError(
+            "'{source}' is not a journal; those are called episode_<i>.hdf5{partial}", source=source, partial=PARTIAL
+        )
     return [recover(journal) for journal in list_partials(source)]
 
 
@@ -95,7 +97,7 @@ def inspect(journal: Path) -> tuple[Contents | None, bool]:
 
 def _open(journal: Path, flags: int) -> int:
     if special := special_file(journal):
-        raise EpisodeError(f"{journal}: is {special}")
+        raise EpisodeError("{journal}: is {special}", journal=journal, special=special)
     return os.open(journal, flags | os.O_CLOEXEC)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, Observation
 from aloha_kit.core.features import SENSORS, VECTORS
+from aloha_kit.core.lang import Message
 
 NO_STAMP = -(2**63)  # in place of a stamp: this stream was not stamped here (a virtual clock may be negative)
 
@@ -37,19 +38,28 @@ class RowLayout:
         """
         for key in ("qpos", "images", "stamps"):
             if key not in observation:
-                raise EpisodeError(f"the observation lacks '{key}'; it has: {', '.join(observation) or '(nothing)'}")
+                raise EpisodeError(
+                    "the observation lacks '{key}'; it has: {there}",
+                    key=key,
+                    there=", ".join(observation) or Message("(nothing)"),
+                )
         fields: list[tuple[str, tuple[int, ...]]] = []
         for key in VECTORS:
             if key in observation:
                 fields.append((key, np.shape(observation[key])))  # type: ignore[literal-required]
         fields += [(f"{SENSORS}{name}", np.shape(value)) for name, value in observation.get("sensors", {}).items()]
         if fields[0][1] != (len(contract.state_names),):
-            raise EpisodeError(f"qpos has shape {fields[0][1]}, the contract names {len(contract.state_names)} joints")
+            raise EpisodeError(
+                "qpos has shape {shape}, the contract names {count} joints",
+                shape=fields[0][1],
+                count=len(contract.state_names),
+            )
         seen, promised = list(observation["images"]), list(contract.cameras)
         if sorted(seen) != sorted(promised):
             raise EpisodeError(
-                f"cameras differ: the contract has {', '.join(promised) or '(none)'}, "
-                f"the observation has {', '.join(seen) or '(none)'}"
+                "cameras differ: the contract has {promised}, the observation has {seen}",
+                promised=", ".join(promised) or Message("(none)"),
+                seen=", ".join(seen) or Message("(none)"),
             )
         base = base_size(contract)
         fields.append(("action", (len(contract.action_names) - base,)))
@@ -107,19 +117,30 @@ def fill_row(
         joints = dict(layout.fields)["action"][0]
         expected = sum(shape[0] for name, shape in layout.fields if name.endswith("action"))
         if action.shape != (expected,):
-            raise EpisodeError(f"action has shape {action.shape}, the contract names {expected} entries")
+            raise EpisodeError(
+                "action has shape {shape}, the contract names {expected} entries", shape=action.shape, expected=expected
+            )
         values.update(action=action[:joints], base_action=action[joints:], reward=reward)
     for name, shape in layout.fields:
         if name in values:
             value = np.asarray(values[name])
             if value.shape != shape:
-                raise EpisodeError(f"'{name}' has shape {value.shape}, this episode began with {shape}")
+                raise EpisodeError(
+                    "'{name}' has shape {given}, this episode began with {shape}",
+                    name=name,
+                    given=value.shape,
+                    shape=shape,
+                )
             row[name] = value
         elif name in VECTORS or name.startswith(SENSORS):
-            raise EpisodeError(f"the observation lacks '{name}', which this episode began with")
+            raise EpisodeError("the observation lacks '{name}', which this episode began with", name=name)
     stamps = observation["stamps"]
     unknown = set(stamps) - set(layout.streams)
     if unknown:
-        raise EpisodeError(f"stamps of unknown streams {sorted(unknown)}; this episode began with {layout.streams}")
+        raise EpisodeError(
+            "stamps of unknown streams {unknown}; this episode began with {streams}",
+            unknown=sorted(unknown),
+            streams=layout.streams,
+        )
     row["stamps"] = [stamps.get(name, NO_STAMP) for name in layout.streams]
     return row

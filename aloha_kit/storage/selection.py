@@ -90,7 +90,8 @@ def select(*sources: str | Path) -> Selection:
             files[source] = None
         else:
             raise EpisodeError(
-                f"{missing(source)}; expected a folder that holds episode_<i>.hdf5 files, or one of them"
+                "{missing}; expected a folder that holds episode_<i>.hdf5 files, or one of them",
+                missing=missing(source),
             )
     rest = tuple((file, reason) for file, reason in sorted(unused.items()) if file not in files)
     return Selection(tuple(files), rest, tuple(source for source in given if source.is_dir()))

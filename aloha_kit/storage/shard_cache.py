@@ -55,7 +55,12 @@ class ShardCache:
             ConfigError: it is larger than the cache, or the folder cannot be written.
         """
         if size > self._limit:
-            raise ConfigError(f"{name} has {size / 1e9:.3g} GB, the cache {self._limit / 1e9:.3g}; see --cache_gb")
+            raise ConfigError(
+                "{name} has {size:.3g} GB, the cache {cache:.3g}; see --cache_gb",
+                name=name,
+                size=size / 1000000000.0,
+                cache=self._limit / 1000000000.0,
+            )
         target = make_folder(self._folder) / name
         while True:
             with suppress(FileNotFoundError):

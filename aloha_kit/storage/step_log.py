@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.lang import Message
 
 _AFTER = ("newest", "oldest", "chunks", "row", "boundary", "held", "limited", "age_ms", "stalest", "missed")
 
@@ -71,10 +72,14 @@ def read_steps(path: Path) -> list[RecordedStep]:
         with path.open(newline="", encoding="utf-8") as handle:
             lines = list(csv.reader(handle))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EpisodeError(f"the log '{path}' cannot be read: {error}") from error
+        raise EpisodeError("the log '{path}' cannot be read: {error}", path=path, error=error) from error
     header = ["boundary" if name == "seam" else name for name in lines[0]] if lines else []  # its name in older logs
     if header[:1] != ["step"] or header[-len(_AFTER) :] != list(_AFTER):
-        raise EpisodeError(f"'{path}' is no log of steps; its columns: {', '.join(header) or '(none)'}")
+        raise EpisodeError(
+            "'{path}' is no log of steps; its columns: {columns}",
+            path=path,
+            columns=", ".join(header) or Message("(none)"),
+        )
     stages = [name.removesuffix("_ms") for name in header[1 : -len(_AFTER)]]
     steps = []
     for number, line in enumerate(lines[1:], start=2):
@@ -82,7 +87,9 @@ def read_steps(path: Path) -> list[RecordedStep]:
             steps.append(_parse(line, stages))
         except ValueError as error:
             if number < len(lines):
-                raise EpisodeError(f"'{path}' is damaged at line {number}: {error}") from error
+                raise EpisodeError(
+                    "'{path}' is damaged at line {number}: {error}", path=path, number=number, error=error
+                ) from error
     return steps
 
 

@@ -34,8 +34,10 @@ def reserve(folder: Path, index: int | None) -> tuple[Path, int]:
                 return path, fd
         if index is not None:
             raise EpisodeError(
-                f"episode {index} exists already in {folder} and is never overwritten; "
-                f"used there: {', '.join(map(str, sorted(i for i in used | {index} if i is not None)))}"
+                "episode {index} exists already in {folder} and is never overwritten; used there: {used}",
+                index=index,
+                folder=folder,
+                used=", ".join(map(str, sorted(i for i in used | {index} if i is not None))),
             )
         candidate += 1
 
@@ -88,12 +90,12 @@ def commit(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise EpisodeError(f"{path} appeared meanwhile; it was not overwritten") from None
+        raise EpisodeError("{path} appeared meanwhile; it was not overwritten", path=path) from None
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
         if path.exists():  # a file system without hard links (FAT): the journal's reservation keeps others away
-            raise EpisodeError(f"{path} appeared meanwhile; it was not overwritten") from None
+            raise EpisodeError("{path} appeared meanwhile; it was not overwritten", path=path) from None
         os.rename(temporary, path)
     sync_folder(path.parent)
     temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError, plural
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.core.versions import CLASSIC, SCHEMA
 
@@ -33,7 +34,7 @@ def names_of(episode: RecordedEpisode, stream: str) -> list[str]:
     return [f"{stream}[{i}]" for i in range(width)]
 
 
-def wrong_rows(episode: RecordedEpisode) -> list[str]:
+def wrong_rows(episode: RecordedEpisode) -> list[Message]:
     """Descriptions of the streams whose number of rows does not match the actions."""
     steps, frames = episode.length, episode.frames
     schema = episode.attrs.get("schema")
@@ -52,7 +53,7 @@ def wrong_rows(episode: RecordedEpisode) -> list[str]:
         "reward": steps,
     }
     return [
-        f"{name} has {plural(count, 'row')}, expected {expected[name]}"
+        Message("{name} has {rows}, expected {expected}", name=name, rows=plural(count, "row"), expected=expected[name])
         for name, count in rows.items()
         if count != expected[name]
     ]
@@ -61,8 +62,8 @@ def wrong_rows(episode: RecordedEpisode) -> list[str]:
 def require_consistent(episode: RecordedEpisode) -> None:
     """Raise `EpisodeError` where streams disagree about the number of steps."""
     if wrong := wrong_rows(episode):
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise EpisodeError(f"{episode.where} is inconsistent: {'; '.join(wrong[:5])}{more}")
+        more = [Message("and {n} more", n=len(wrong) - 5)] if len(wrong) > 5 else []
+        raise EpisodeError("{where} is inconsistent: {wrong}", where=episode.where, wrong=joined([*wrong[:5], *more]))
 
 
 def longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:

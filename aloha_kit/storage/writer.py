@@ -21,6 +21,7 @@ import numpy.typing as npt
 from aloha_kit.core import Action, Contract, EpisodeError, Observation, Outcome, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.jpeg import jpeg_size
+from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import package_version
 from aloha_kit.storage import transaction
 from aloha_kit.storage.codec import encode_depth, encode_jpeg
@@ -86,11 +87,14 @@ class EpisodeWriter:
     ) -> None:
         if images not in ("jpeg", "raw") or not 1 <= quality <= 100 or not flush_s > 0:
             raise EpisodeError(
-                f"images must be 'jpeg' or 'raw', quality 1 to 100, flush_s positive; "
-                f"given {images!r}, {quality}, {flush_s}"
+                "images must be 'jpeg' or 'raw', quality 1 to 100, flush_s positive; given {images!r}, "
+                "{quality}, {flush_s}",
+                images=images,
+                quality=quality,
+                flush_s=flush_s,
             )
         if index is not None and episode_path(folder, index).exists():
-            raise EpisodeError(f"{episode_path(folder, index)} exists and is never overwritten")
+            raise EpisodeError("{path} exists and is never overwritten", path=episode_path(folder, index))
         self.success: bool | None = None  # an operator's verdict; wins over `judge`
         self.stalls = 0  # steps that had to wait for room in the queue
         self.cut = 0  # last steps that are not part of the episode: the gripper gesture that ended it
@@ -122,7 +126,9 @@ class EpisodeWriter:
             try:
                 self._path, self._fd = transaction.reserve(self._folder, self._index)
             except OSError as error:
-                raise EpisodeError(f"no episode can be begun in '{self._folder}': {error}") from error
+                raise EpisodeError(
+                    "no episode can be begun in '{folder}': {error}", folder=self._folder, error=error
+                ) from error
         return self._path
 
     @property
@@ -142,7 +148,7 @@ class EpisodeWriter:
             EpisodeError: the observation does not fit the contract, a write failed, or this writer was used before.
         """
         if self._state != "new":
-            raise EpisodeError(f"a writer writes one episode; {self.path.name} is {self._state}")
+            raise EpisodeError("a writer writes one episode; {name} is {state}", name=self.path.name, state=self._state)
         observation: Observation = timestep.observation
         layout = RowLayout.of(self._contract, observation)
         if self._header["images"] == "jpeg":
@@ -163,7 +169,7 @@ class EpisodeWriter:
             self._journal.append_json(HEADER, self._header)
         except OSError as error:
             self._remove()
-            raise EpisodeError(f"{path} cannot be begun: {error}") from error
+            raise EpisodeError("{path} cannot be begun: {error}", path=path, error=error) from error
         self._contents = Contents(self._header, layout)
         self._queue: queue.Queue[_Row | None] = queue.Queue(
             max(2, min(limit, round(self._flush_s * self._contract.rate_hz)))
@@ -189,7 +195,7 @@ class EpisodeWriter:
         """
         self._raise_failure()
         if self._state != "recording":
-            raise EpisodeError(f"no episode is being recorded: it is {self._state}")
+            raise EpisodeError("no episode is being recorded: it is {state}", state=self._state)
         row = self._row(self._contents.layout, timestep.observation, action, float(timestep.reward or 0.0))
         try:
             self._queue.put_nowait(row)
@@ -307,12 +313,23 @@ class EpisodeWriter:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             safe = max(0, self._synced - 1)
-            unsure = f" ({self.written - safe} more were written, which the disk does not confirm)"
-            room = "make room, then run" if isinstance(self._failure, OSError) else "run"
+            known = Message("{steps} are safe in {path}", steps=plural(safe, "step"), path=partial_path(self.path))
+            if unsure := self.written - safe:
+                known = Message(
+                    "{known} ({n} more were written, which the disk does not confirm)", known=known, n=unsure
+                )
+            recover = command("episode", "recover", self._folder)
+            remedy = (
+                Message("make room, then run: {command}", command=recover)
+                if isinstance(self._failure, OSError)
+                else Message("run: {command}", command=recover)
+            )
             raise EpisodeError(
-                f"recording {self.path.name} failed: {self._failure}. {plural(safe, 'step')} are safe in "
-                f"{partial_path(self.path)}{unsure if safe < self.written else ''}; "
-                f"{room}: {command('episode', 'recover', self._folder)}"
+                "recording {name} failed: {failure}. {known}; {remedy}",
+                name=self.path.name,
+                failure=self._failure,
+                known=known,
+                remedy=remedy,
             ) from self._failure
 
     def _remove(self) -> None:
@@ -333,9 +350,14 @@ def _sent(images: Mapping[str, bytes], name: str, height: int, width: int) -> by
     try:
         size = jpeg_size(data)
     except ValueError as error:
-        raise EpisodeError(f"camera '{name}' gave {error}") from None
+        raise EpisodeError("camera '{name}' gave {error}", name=name, error=error) from None
     if size != (height, width):
-        raise EpisodeError(f"camera '{name}' gave a JPEG of {size}, expected {(height, width)} (height, width)")
+        raise EpisodeError(
+            "camera '{name}' gave a JPEG of {size}, expected {expected} (height, width)",
+            name=name,
+            size=size,
+            expected=(height, width),
+        )
     return bytes(data)
 
 
@@ -343,10 +365,19 @@ def _copy(images: Mapping[str, npt.NDArray[Any]], name: str, height: int, width:
     """A copy of camera `name`'s pixels: uint8 with channels, uint16 without."""
     expected, dtype = (height, width, *channels), np.dtype(np.uint8 if channels else np.uint16)
     if name not in images:
-        raise EpisodeError(f"the observation lacks camera '{name}'; it has: {', '.join(images) or '(none)'}")
+        raise EpisodeError(
+            "the observation lacks camera '{name}'; it has: {there}",
+            name=name,
+            there=", ".join(images) or Message("(none)"),
+        )
     image = images[name]
     if image.shape != expected or image.dtype != dtype:
-        raise EpisodeError(f"camera '{name}' gave {image.shape} {image.dtype}, expected {expected} {dtype}")
+        raise EpisodeError(
+            "camera '{name}' gave {given}, expected {expected}",
+            name=name,
+            given=f"{image.shape} {image.dtype}",
+            expected=f"{expected} {dtype}",
+        )
     return np.array(image, order="C")
 
 
@@ -354,7 +385,11 @@ def _jsonable(describe: Mapping[str, Any]) -> Any:
     try:
         text = json.dumps(describe)
     except (TypeError, ValueError) as error:
-        raise EpisodeError(f"describe must be JSON-able: {error}") from error
+        raise EpisodeError("describe must be JSON-able: {error}", error=error) from error
     if len(text) > _DESCRIBE_BYTES:
-        raise EpisodeError(f"describe is {len(text)} bytes of JSON, at most {_DESCRIBE_BYTES} fit")
+        raise EpisodeError(
+            "describe is {count} bytes of JSON, at most {most} fit",
+            count=len(text),
+            most=_DESCRIBE_BYTES,
+        )
     return json.loads(text)

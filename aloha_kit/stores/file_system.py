@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.lang import Message
 from aloha_kit.stores.store import Progress, Store, StoredFile, StoreError
 
 _BLOCK = 1 << 20
@@ -33,15 +34,17 @@ class FileSystemStore(Store):
         try:
             from fsspec.core import url_to_fs
         except ImportError as error:
-            raise ConfigError(f"{url} needs fsspec: pip install fsspec, or 'aloha_kit[stores]'") from error
+            raise ConfigError("{url} needs fsspec: pip install fsspec, or 'aloha_kit[stores]'", url=url) from error
         self.url = url
         try:
             self._fs, self._root = url_to_fs(url, **self.options)
         except (ImportError, ValueError) as error:  # fsspec names the driver's package
-            raise ConfigError(f"no driver for {url}: {reason(error)}") from error
+            raise ConfigError("no driver for {url}: {error}", url=url, error=reason(error)) from error
         except Exception as error:  # each driver has errors of its own
             raise StoreError(
-                f"cannot open {url}: {reason(error)}; host, user and keys are those of the driver of fsspec"
+                "cannot open {url}: {error}; host, user and keys are those of the driver of fsspec",
+                url=url,
+                error=reason(error),
             ) from error
 
     def files(self, below: str = "") -> Iterator[StoredFile]:
@@ -50,7 +53,7 @@ class FileSystemStore(Store):
             # not `exists`, which many drivers answer with False where they cannot be reached
             found = {} if self._info(place) is None else self._fs.find(place, detail=True, on_error="raise")
         except Exception as error:
-            raise StoreError(f"cannot list {self.url}: {reason(error)}") from error
+            raise StoreError("cannot list {url}: {error}", url=self.url, error=reason(error)) from error
         for name, entry in found.items():
             path = str(name)[len(self._root) :].lstrip("/")
             if not path.endswith(_PART):
@@ -79,9 +82,17 @@ class FileSystemStore(Store):
         if (written := self._size(part)) != size:  # drivers such as FTP's begin again where they should append
             if written is not None:
                 self._fs.rm(part)
-            raise OSError(f"{self.url}: '{path}' has {written} bytes after {size} were sent")
+            raise OSError(
+                Message(
+                    "{url}: '{path}' has {written} bytes after {size} were sent",
+                    url=self.url,
+                    path=path,
+                    written=written,
+                    size=size,
+                )
+            )
         if self._size(target) is not None:
-            raise FileExistsError(f"{self.url}: '{path}' exists")
+            raise FileExistsError(Message("{url}: '{path}' exists", url=self.url, path=path))
         self._fs.mv(part, target)
 
     def _opened(self, part: str, have: int) -> tuple[Any, int]:

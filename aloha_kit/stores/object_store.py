@@ -10,6 +10,7 @@ from typing import Any
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.lang import Message
 from aloha_kit.stores.store import Progress, Store, StoredFile, StoreError
 
 _WHOLE = 16 << 20  # bytes up to which a file is sent in one request, which the store refuses if the object exists
@@ -39,7 +40,7 @@ class ObjectStore(Store):
             from obstore.exceptions import BaseError
             from obstore.store import from_url
         except ImportError as error:
-            raise ConfigError(f"{url} needs obstore: pip install obstore, or 'aloha_kit[stores]'") from error
+            raise ConfigError("{url} needs obstore: pip install obstore, or 'aloha_kit[stores]'", url=url) from error
         self.url = url
         try:
             self._store: Any = from_url(
@@ -85,14 +86,14 @@ class ObjectStore(Store):
         size = file.stat().st_size
         if size > _WHOLE:
             if self.size(path) is not None:
-                raise FileExistsError(f"{self.url}: '{path}' exists")
+                raise FileExistsError(Message("{url}: '{path}' exists", url=self.url, path=path))
             part = max(_PART, -(-size // _PARTS))
             obstore.put(self._store, path, _blocks(file, progress), chunk_size=part, max_concurrency=_AT_ONCE)
             return
         try:
             obstore.put(self._store, path, file.read_bytes(), mode="create", use_multipart=False)
         except AlreadyExistsError as error:
-            raise FileExistsError(f"{self.url}: '{path}' exists") from error
+            raise FileExistsError(Message("{url}: '{path}' exists", url=self.url, path=path)) from error
         progress(size)
 
     def _failure(self, what: str, error: Exception) -> str:

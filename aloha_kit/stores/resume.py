@@ -35,7 +35,7 @@ def attempts(attempt: Callable[[], R], wait_s: float = 1.0) -> R:
             raise
         except Exception as error:  # each driver has errors of its own
             if number == ATTEMPTS - 1:
-                raise StoreError(f"{reason(error)} ({ATTEMPTS} attempts)") from error
+                raise StoreError("{error} ({attempts} attempts)", error=reason(error), attempts=ATTEMPTS) from error
             time.sleep(wait_s * number)
     raise AssertionError("no attempt")
 

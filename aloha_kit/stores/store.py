@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import resolve
 
 Progress = Callable[[int], object]
@@ -72,7 +73,14 @@ class Store(abc.ABC):
         if len(found) > stop - start:  # the whole file, from a server that knows no ranges
             found = found[start:stop]
         if len(found) != stop - start:
-            raise OSError(f"{len(found)} bytes of '{path}' came in place of {stop - start}")
+            raise OSError(
+                Message(
+                    "{count} bytes of '{path}' came in place of {expected}",
+                    count=len(found),
+                    path=path,
+                    expected=stop - start,
+                )
+            )
         return found
 
     @abc.abstractmethod
@@ -99,8 +107,10 @@ def open_store(url: str) -> Store:
     """
     scheme, separator, rest = url.partition("://")
     if not separator or not rest:
-        raise ConfigError(f"a store is a URL such as s3://bucket/folder or sftp://host/folder, given '{url}'")
+        raise ConfigError("a store is a URL such as s3://bucket/folder or sftp://host/folder, given '{url}'", url=url)
     made = resolve("stores", scheme, {scheme: STORES.get(scheme, _OTHERS)}, base=Store)(url)
     if not isinstance(made, Store):
-        raise ConfigError(f"'{scheme}' of the stores must give a Store, gave {type(made).__name__}")
+        raise ConfigError(
+            "'{scheme}' of the stores must give a Store, gave {type}", scheme=scheme, type=type(made).__name__
+        )
     return made

@@ -10,7 +10,7 @@ from pathlib import Path
 from aloha_kit.core import UsageError
 from aloha_kit.core.commands import FolderInUseError
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message, tr, tr_plural
+from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.sweep.args import SweepArgs
 from aloha_kit.sweep.grid import GridRun, read_grid
 from aloha_kit.sweep.ray_tune import SAVING_S, train_on_ray
@@ -34,16 +34,14 @@ def run(args: SweepArgs) -> int:
     runs = SweepRuns(folder, grid)
     if wrong := [number for number in args.only or () if not 0 <= number < len(grid)]:
         raise UsageError(
-            Message(
-                "--only takes numbers of runs, 0 to {last}, given {given}",
-                last=len(grid) - 1,
-                given=" ".join(map(str, wrong)),
-            )
+            "--only takes numbers of runs, 0 to {last}, given {given}",
+            last=len(grid) - 1,
+            given=" ".join(map(str, wrong)),
         )
     print(tr_plural("{n} run in {folder}", "{n} runs in {folder}", len(grid), folder=folder))
     for each in grid:
         status = runs.result(each).status
-        print(f"{each.number:>3} {each.name}{f': {status}' if status else ''}")
+        print(f"{each.number:>3} {each.name}{f': {tr(status)}' if status else ''}")
         print(f"    $ {shlex.join(['python', '-m', *runs.command(each)])}", flush=True)
     if args.dry_run:
         return 0

@@ -21,7 +21,6 @@ from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError
 from aloha_kit.core.commands import flags_of
 from aloha_kit.core.errors import shown
-from aloha_kit.core.lang import Message
 
 _OWN = ("ckpt_dir", "resume", "resume_ckpt_path", "preflight_only", "debug")  # the sweep decides these
 
@@ -50,33 +49,29 @@ def read_grid(file: Path) -> list[GridRun]:
         ConfigError: no such file, or something else than a grid; names the key.
     """
     if not file.is_file():
-        raise ConfigError(Message("no file '{file}': expected a YAML file with the keys flags and grid", file=file))
+        raise ConfigError("no file '{file}': expected a YAML file with the keys flags and grid", file=file)
     values = read(file)
     if not isinstance(values, dict) or set(values) - {"flags", "grid"} or "grid" not in values:
         keys = ", ".join(map(str, values)) if isinstance(values, dict) else shown(values)
-        raise ConfigError(Message("{file}: expected the keys flags and grid, given {keys}", file=file, keys=keys))
+        raise ConfigError("{file}: expected the keys flags and grid, given {keys}", file=file, keys=keys)
     common = values.get("flags") or {}
     if not isinstance(common, dict):
         raise ConfigError(
-            Message(
-                "{file}: flags must be a mapping of flags to values, given {common}", file=file, common=shown(common)
-            )
+            "{file}: flags must be a mapping of flags to values, given {common}", file=file, common=shown(common)
         )
     grids = values["grid"] if isinstance(values["grid"], list) else [values["grid"]]
     combinations = [combination for grid in grids for combination in _combinations(file, grid)]
     for key in (*common, *(key for settings in combinations for key in settings)):
         if str(key).replace("-", "_") in _OWN:
             raise ConfigError(
-                Message("{file}: {key} cannot be given, since a sweep decides it for each run", file=file, key=key)
+                "{file}: {key} cannot be given, since a sweep decides it for each run", file=file, key=key
             )
     names = [_name(settings) for settings in combinations]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
-            Message(
-                "{file}: each combination can be given once, given twice: {twice}",
-                file=file,
-                twice=", ".join(sorted(twice)),
-            )
+            "{file}: each combination can be given once, given twice: {twice}",
+            file=file,
+            twice=", ".join(sorted(twice)),
         )
     return [
         GridRun(number, name, settings, tuple(flags_of({**common, **settings})))
@@ -87,19 +82,12 @@ def read_grid(file: Path) -> list[GridRun]:
 def _combinations(file: Path, grid: Any) -> Sequence[dict[str, Any]]:
     if not isinstance(grid, dict) or not grid:
         raise ConfigError(
-            Message(
-                "{file}: grid must be a mapping of flags to lists of values, given {grid}", file=file, grid=shown(grid)
-            )
+            "{file}: grid must be a mapping of flags to lists of values, given {grid}", file=file, grid=shown(grid)
         )
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(
-                Message(
-                    "{file}: grid: {key} must be a list of values, given {values}",
-                    file=file,
-                    key=key,
-                    values=shown(values),
-                )
+                "{file}: grid: {key} must be a list of values, given {values}", file=file, key=key, values=shown(values)
             )
     return [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
 

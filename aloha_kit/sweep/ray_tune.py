@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.core.errors import ConfigError
-from aloha_kit.core.lang import Message
 from aloha_kit.core.ray_cluster import LOCAL, ray_cluster
 from aloha_kit.sweep.sweep_runs import STATE
 
@@ -44,9 +43,7 @@ def train_on_ray(
         try:
             from ray import tune
         except ImportError as error:
-            raise ConfigError(
-                Message("--ray needs Ray Tune ({error}): pip install 'aloha_kit[ray]'", error=error)
-            ) from error
+            raise ConfigError("--ray needs Ray Tune ({error}): pip install 'aloha_kit[ray]'", error=error) from error
         if address == LOCAL:
             _require_room(ray.cluster_resources(), cpus=cpus, gpus=gpus)
         words = [str(grid.absolute()), "--output", str(folder.absolute())]
@@ -141,11 +138,9 @@ def _require_room(there: dict[str, float], *, cpus: float, gpus: float) -> None:
     for flag, name, wanted in (("--cpus", "CPU", cpus), ("--gpus", "GPU", gpus)):
         if wanted > there.get(name, 0.0):
             raise ConfigError(
-                Message(
-                    "{flag} {wanted} is more than this machine has: {there} {name}",
-                    flag=flag,
-                    wanted=f"{wanted:g}",
-                    there=f"{there.get(name, 0.0):g}",
-                    name=name,
-                )
+                "{flag} {wanted} is more than this machine has: {there} {name}",
+                flag=flag,
+                wanted=f"{wanted:g}",
+                there=f"{there.get(name, 0.0):g}",
+                name=name,
             )

@@ -11,7 +11,6 @@ from pathlib import Path
 from aloha_kit.core import ConfigError
 from aloha_kit.core.commands import CommandResult, FolderInUseError, locked
 from aloha_kit.core.files import write_json
-from aloha_kit.core.lang import Message
 from aloha_kit.sweep.grid import GridRun
 
 STATE = ".sweep"
@@ -45,11 +44,9 @@ class SweepRuns:
             known = self.result(run)
             if known.flags != run.flags:
                 raise ConfigError(
-                    Message(
-                        "'{folder}' was trained with other flags: {flags}; choose another place with --output",
-                        folder=self.run_folder(run),
-                        flags=" ".join(known.flags),
-                    )
+                    "'{folder}' was trained with other flags: {flags}; choose another place with --output",
+                    folder=self.run_folder(run),
+                    flags=" ".join(known.flags),
                 )
 
     def run_folder(self, run: GridRun) -> Path:
@@ -65,7 +62,7 @@ class SweepRuns:
             return RunResult(run.flags)
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigError(
-                Message("{file} is damaged: {error}. Remove it, and the run goes on", file=file, error=error)
+                "{file} is damaged: {error}. Remove it, and the run goes on", file=file, error=error
             ) from error
 
     def command(self, run: GridRun) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aloha_kit.core.files import write_text
+from aloha_kit.core.lang import marked, tr
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.sweep.grid import GridRun
 from aloha_kit.sweep.sweep_runs import duration, SweepRuns
@@ -16,10 +17,16 @@ from aloha_kit.sweep.sweep_runs import duration, SweepRuns
 MARKDOWN, CSV = "table.md", "table.csv"
 VALIDATIONS = ("val_deployed", "val_loss")
 """For runs whose checkpoints do not name their metric: the first that was measured. Lower is better."""
+COLUMNS = (
+    *(marked("run"), marked("status"), marked("steps"), marked("best validation"), marked("of")),
+    *(marked("best success"), marked("wall time"), marked("error")),
+)
+"""Columns of each run beside its settings; `of` is the metric of the best validation."""
+STATES = (marked("done"), marked("failed"), marked("interrupted"), marked("not run"))
 
 
 def write_tables(runs: SweepRuns) -> str:
-    """Write table.md and table.csv; returns the former."""
+    """Write table.md and table.csv; returns the former, its words in the operator's language."""
     rows = [_row(runs, run) for run in runs.runs]
     names = list(dict.fromkeys(name for row in rows for name in row))
     output = io.StringIO()
@@ -27,11 +34,16 @@ def write_tables(runs: SweepRuns) -> str:
     writer.writeheader()
     writer.writerows(rows)
     write_text(runs.folder / CSV, output.getvalue())
-    shown = [{**row, "seconds": duration(float(row["seconds"]))} for row in rows]
-    text = "\n".join(_line([row.get(name, "") for name in names]) for row in shown)
-    head = f"{_line(['wall time' if name == 'seconds' else name for name in names])}\n|{'---|' * len(names)}"
-    write_text(runs.folder / MARKDOWN, f"{head}\n{text}\n")
-    return f"{head}\n{text}"
+    head = ["wall time" if name == "seconds" else name for name in names]
+    rows = [{**row, "seconds": duration(float(row["seconds"]))} for row in rows]
+    write_text(runs.folder / MARKDOWN, _table(head, [[row.get(name, "") for name in names] for row in rows]) + "\n")
+    translated = [{**row, "status": tr(row["status"])} for row in rows]
+    head = [tr(name) if name in COLUMNS else name for name in head]
+    return _table(head, [[row.get(name, "") for name in names] for row in translated])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([_line(head), f"|{'---|' * len(head)}", *map(_line, rows)])
 
 
 def _row(runs: SweepRuns, run: GridRun) -> dict[str, str]:
@@ -66,5 +78,5 @@ def _validation_metric(folder: Path) -> str:
         return ""
 
 
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

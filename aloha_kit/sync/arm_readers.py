@@ -13,6 +13,7 @@ import numpy.typing as npt
 from aloha_kit.config import ArmConfig
 from aloha_kit.core import ArmModel, ConfigError, StreamError
 from aloha_kit.core.arm_models import arm_model
+from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import call, resolve
 from aloha_kit.sync.readings import joint_values, require_finite, require_reading, Vector
 
@@ -116,7 +117,9 @@ class ArmDescription(abc.ABC):  # noqa: B024 - `reader` is optional, for drivers
             ConfigError: its driver has none.
         """
         raise ConfigError(
-            f"the driver '{self.config.driver}' of {self.name} has no `reader`, so its recorded messages cannot be read"
+            "the driver '{driver}' of {name} has no `reader`, so its recorded messages cannot be read",
+            driver=self.config.driver,
+            name=self.name,
         )
 
 
@@ -182,7 +185,10 @@ class InterbotixDescription(ArmDescription):
         if not config.name:
             raise ConfigError("an interbotix arm needs a name, the namespace of its driver (puppet_left)")
         if (grippers := arm_model(config.model).grippers) != ("gripper",):
-            raise ConfigError(f"an interbotix arm has one motor 'gripper', given: {', '.join(grippers) or '(none)'}")
+            raise ConfigError(
+                "an interbotix arm has one motor 'gripper', given: {grippers}",
+                grippers=", ".join(grippers) or Message("(none)"),
+            )
         super().__init__(config)
 
     @property
@@ -227,7 +233,12 @@ class JointStateReader(ArmReader):
         """(size,) rad, grippers normalised by their travel."""
         size, dof, values = self.model.size, self.model.dof, np.array(message.position, np.float64)
         if values.shape != (size,):
-            raise StreamError(f"{self.name}: its joint states need {size} values of position, they hold {len(values)}")
+            raise StreamError(
+                "{name}: its joint states need {size} values of position, they hold {count}",
+                name=self.name,
+                size=size,
+                count=len(values),
+            )
         require_finite(self.name, "position", [f"joint{i}" for i in range(size)], values)
         require_reading(self.name, values)
         values[dof:] = self.model.finger.normalise(values[dof:])
@@ -266,4 +277,9 @@ def if_given(names: Sequence[Any], given: Sequence[Any], numbers: Sequence[float
 
 def _require_size(who: str, expected: int, given: int) -> None:
     if given != expected:
-        raise StreamError(f"{who}: a command of its arm has {given} values, expected {expected}")
+        raise StreamError(
+            "{who}: a command of its arm has {given} values, expected {expected}",
+            who=who,
+            given=given,
+            expected=expected,
+        )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import did_you_mean, jpeg, ReadingError, StreamError
 from aloha_kit.core.jpeg import is_jpeg, jpeg_size
+from aloha_kit.core.lang import Message
 
 Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.uint16]
@@ -62,7 +63,7 @@ def decode_depth(message: Any) -> Depth:
         start = max(0, bytes(message.data[:64]).find(b"\x89PNG"))  # compressedDepth puts 12 bytes before it
         image = jpeg.decode(message.data[start:], cv2.IMREAD_UNCHANGED)
         if image is None or image.dtype != np.uint16 or image.ndim != 2:
-            raise StreamError(f"depth has to be a PNG of 16 bits in mm; {_undecodable(message)}")
+            raise StreamError("depth has to be a PNG of 16 bits in mm; {given}", given=_undecodable(message))
         return np.asarray(image, np.uint16)
     kind = np.dtype(_known(message.encoding, DEPTHS)).newbyteorder(">" if message.is_bigendian else "<")
     values = np.ascontiguousarray(_rows(message, kind.itemsize)).view(kind)[..., 0]
@@ -110,7 +111,7 @@ class LazyImages(Mapping[str, Image]):
             try:
                 self._decoded[name] = decode(self._messages[name])
             except StreamError as error:
-                raise StreamError(f"camera '{name}': {error}") from error
+                raise StreamError("camera '{name}': {error}", name=name, error=error) from error
         return self._decoded[name]
 
     def __contains__(self, name: object) -> bool:  # Mapping's default would decode the image
@@ -139,7 +140,11 @@ def _swapped(message: Any) -> bool:
 
 def _known(encoding: str, known: Mapping[str, Any]) -> Any:
     if encoding not in known:
-        raise StreamError(f"images of encoding '{encoding}' cannot be read. {did_you_mean(encoding, known)}")
+        raise StreamError(
+            "images of encoding '{encoding}' cannot be read. {known}",
+            encoding=encoding,
+            known=did_you_mean(encoding, known),
+        )
     return known[encoding]
 
 
@@ -149,8 +154,14 @@ def _rows(message: Any, size: int) -> Image:
     data = np.frombuffer(message.data, np.uint8)
     if step < width * size or len(data) < step * height or not height or not width:
         raise StreamError(
-            f"an image of {height} rows, {width} columns, {message.encoding} and {step} bytes a row "
-            f"cannot have {len(data)} bytes; expected {height * width * size} and any padding"
+            "an image of {height} rows, {width} columns, {encoding} and {step} bytes a row cannot have "
+            "{count} bytes; expected {expected} and any padding",
+            height=height,
+            width=width,
+            encoding=message.encoding,
+            step=step,
+            count=len(data),
+            expected=height * width * size,
         )
     return data[: step * height].reshape(height, step)[:, : width * size].reshape(height, width, size)
 
@@ -164,8 +175,13 @@ def _require_whole(data: bytes) -> tuple[int, int]:
     try:
         return jpeg_size(data)
     except ValueError as error:
-        raise ReadingError(f"the camera sent {error}") from None
+        raise ReadingError("the camera sent {error}", error=error) from None
 
 
-def _undecodable(message: Any) -> str:
-    return f"{len(message.data)} bytes of '{message.format}' beginning {bytes(message.data[:8]).hex(' ')} are none"
+def _undecodable(message: Any) -> Message:
+    return Message(
+        "{count} bytes of '{format}' beginning {begin} are none",
+        count=len(message.data),
+        format=message.format,
+        begin=bytes(message.data[:8]).hex(" "),
+    )

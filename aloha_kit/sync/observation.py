@@ -13,7 +13,6 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Clock, Contract, ContractError, Feature, Observation, Rate, ReadingError
 from aloha_kit.core.features import DEPTHS, joint_sensors
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Depth
 from aloha_kit.sync import images
 from aloha_kit.sync.arm_readers import arm_description, ArmReader
@@ -121,7 +120,11 @@ class ObservationBuilder:
             if not lacking:
                 observation[quantity] = np.concatenate(parts)  # type: ignore[literal-required]
             elif quantity in self.required:
-                raise ReadingError(f"{', '.join(lacking)}: joint states without {word}, which were there before")
+                raise ReadingError(
+                    "{lacking}: joint states without {word}, which were there before",
+                    lacking=", ".join(lacking),
+                    word=word,
+                )
         if depth := {name.removeprefix(DEPTHS): value for name, value in values.items() if name.startswith(DEPTHS)}:
             observation["images_depth"] = {name: self._depth(name, message) for name, message in depth.items()}
         if self.base:
@@ -173,33 +176,29 @@ class ObservationBuilder:
             try:
                 size = images.size(message)
             except ReadingError as error:
-                raise ReadingError(f"camera '{name}': {error}") from error
+                raise ReadingError("camera '{name}': {error}", name=name, error=error) from error
             if size != self.contract.cameras[name]:
                 raise ContractError(
-                    Message(
-                        "camera '{name}' sends images of {height} x {width} (height x width) pixels, configured are "
-                        "{its_height} x {its_width}",
-                        name=name,
-                        height=size[0],
-                        width=size[1],
-                        its_height=self.contract.cameras[name][0],
-                        its_width=self.contract.cameras[name][1],
-                    )
+                    "camera '{name}' sends images of {height} x {width} (height x width) pixels, configured are "
+                    "{its_height} x {its_width}",
+                    name=name,
+                    height=size[0],
+                    width=size[1],
+                    its_height=self.contract.cameras[name][0],
+                    its_width=self.contract.cameras[name][1],
                 )
 
     def _depth(self, name: str, message: Any) -> Depth:
         depth, configured = images.decode_depth(message), self.contract.depth_cameras[name]
         if depth.shape != configured:
             raise ContractError(
-                Message(
-                    "camera '{name}' sends depth of {height} x {width} (height x width) pixels, configured are "
-                    "{its_height} x {its_width}: set its depth_size in the rig's file",
-                    name=name,
-                    height=depth.shape[0],
-                    width=depth.shape[1],
-                    its_height=configured[0],
-                    its_width=configured[1],
-                )
+                "camera '{name}' sends depth of {height} x {width} (height x width) pixels, configured are "
+                "{its_height} x {its_width}: set its depth_size in the rig's file",
+                name=name,
+                height=depth.shape[0],
+                width=depth.shape[1],
+                its_height=configured[0],
+                its_width=configured[1],
             )
         return depth
 

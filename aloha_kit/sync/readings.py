@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ArmModel, Clock, did_you_mean, ReadingError, StreamError
-from aloha_kit.core.lang import Message
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.sync.soft_sync import Sample, SoftSync
 
@@ -43,7 +42,7 @@ def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
             return read()
         except ReadingError as error:
             if clock.now_ns() > end:
-                raise ReadingError(f"{error} (for {timeout_s:g} s)") from error
+                raise ReadingError("{error} (for {timeout_s:g} s)", error=error, timeout_s=timeout_s) from error
         clock.sleep_until(clock.now_ns() + 5_000_000)
 
 
@@ -56,9 +55,20 @@ def joint_values(who: str, names: Sequence[str], message: Any, quantity: str) ->
     """
     given, numbers = list(message.name), getattr(message, quantity)
     if missing := [name for name in names if name not in given]:
-        raise StreamError(f"{who}: no joint '{missing[0]}' in its joint states. {did_you_mean(missing[0], given)}")
+        raise StreamError(
+            "{who}: no joint '{missing}' in its joint states. {known}",
+            who=who,
+            missing=missing[0],
+            known=did_you_mean(missing[0], given),
+        )
     if len(numbers) != len(given):
-        raise StreamError(f"{who}: its joint states name {len(given)} joints, with {len(numbers)} values of {quantity}")
+        raise StreamError(
+            "{who}: its joint states name {count} joints, with {values} values of {quantity}",
+            who=who,
+            count=len(given),
+            values=len(numbers),
+            quantity=quantity,
+        )
     values = np.array([numbers[given.index(name)] for name in names], np.float64)
     require_finite(who, quantity, names, values)
     return values
@@ -76,15 +86,15 @@ def require_finite(who: str, quantity: str, names: Sequence[str], values: npt.ND
     """Raise ReadingError, naming the joints, unless `values` are finite."""
     bad = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
     if bad:
-        raise ReadingError(f"{who}: the {quantity} of {', '.join(bad)} is not a finite number")
+        raise ReadingError(
+            "{who}: the {quantity} of {bad} is not a finite number", who=who, quantity=quantity, bad=", ".join(bad)
+        )
 
 
 def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
     """Raise ReadingError where the motors' `position` is the value that drivers report after a failed read."""
     if np.all(np.abs(position + np.pi) < 1e-3):
-        raise ReadingError(
-            Message("{who}: its driver could not read the motors (it reports -π for every joint)", who=who)
-        )
+        raise ReadingError("{who}: its driver could not read the motors (it reports -π for every joint)", who=who)
 
 
 def disagreement(model: ArmModel, before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:
@@ -115,7 +125,7 @@ def require_agreement(
         found = disagreement(model, other, now, seconds)
         if not found:
             return
-    raise ReadingError(f"{who}: {found}")
+    raise ReadingError("{who}: {found}", who=who, found=found)
 
 
 def require_believable(

@@ -65,11 +65,17 @@ class Sensor:
         who = f"sensor '{self.name}'"
         for array, expected in self.lengths.items():
             if (given := len(entry_value(who, message, array))) != expected:
-                raise StreamError(f"{who}: '{array}' of its messages holds {given} values, expected {expected}")
+                raise StreamError(
+                    "{who}: '{array}' of its messages holds {given} values, expected {expected}",
+                    who=who,
+                    array=array,
+                    given=given,
+                    expected=expected,
+                )
         try:
             values = np.array([float(entry_value(who, message, entry)) for entry in self.entries], np.float64)
         except (TypeError, ValueError) as error:
-            raise StreamError(f"{who}: an entry of its messages is no number ({error})") from error
+            raise StreamError("{who}: an entry of its messages is no number ({error})", who=who, error=error) from error
         require_finite(who, "value", self.entries, values)
         return values.astype(np.float32)
 
@@ -92,15 +98,21 @@ def known_entries(kind: str, known_types: KnownTypes) -> tuple[str, ...]:
 def _sensor(name: str, config: SensorConfig, fields: Fields | None) -> Sensor:
     if fields is None:
         raise ConfigError(
-            f"sensor '{name}': the message type '{config.type}' is not installed here. "
-            f"Source the workspace that has it. {did_you_mean(config.type, UNITS)}"
+            "sensor '{name}': the message type '{type}' is not installed here. Source the workspace that has "
+            "it. {known}",
+            name=name,
+            type=config.type,
+            known=did_you_mean(config.type, UNITS),
         )
     units = [(entry, unit) for field, unit in UNITS.get(config.type, {}).items() for entry in _inside(fields, field)]
     known = dict(units)
     if not (config.entries or known):
         raise ConfigError(
-            f"sensor '{name}': entries of a {config.type} have to be listed, such as [data[4]] for four numbers of an "
-            f"array, [position.finger] for a joint by its name. Its fields: {', '.join(fields)}"
+            "sensor '{name}': entries of a {type} have to be listed, such as [data[4]] for four numbers of "
+            "an array, [position.finger] for a joint by its name. Its fields: {fields}",
+            name=name,
+            type=config.type,
+            fields=", ".join(fields),
         )
     lengths: dict[str, int] = {}
     entries: list[str] = []
@@ -111,10 +123,19 @@ def _sensor(name: str, config: SensorConfig, fields: Fields | None) -> Sensor:
         entries += [f"{array[1]}.{i}" for i in range(int(array[2]))] if array else [entry]
         _require_field(name, config.type, fields, array[1] if array else entry)
     if len(set(entries)) < len(entries) or not entries:
-        raise ConfigError(f"sensor '{name}': each entry once, and at least one; given {', '.join(config.entries)}")
+        raise ConfigError(
+            "sensor '{name}': each entry once, and at least one; given {entries}",
+            name=name,
+            entries=", ".join(config.entries),
+        )
     given = config.units or tuple(known.get(entry, "unknown") for entry in entries)
     if len(given) not in (1, len(entries)):
-        raise ConfigError(f"sensor '{name}': {len(given)} units for {len(entries)} entries; one each, or one for all")
+        raise ConfigError(
+            "sensor '{name}': {count} units for {entries} entries; one each, or one for all",
+            name=name,
+            count=len(given),
+            entries=len(entries),
+        )
     each = given if len(given) == len(entries) else given * len(entries)
     role = config.role or config.type.partition("/")[2].removesuffix("Stamped").lower()
     return Sensor(name, role, tuple(entries), tuple(each), lengths)
@@ -135,7 +156,13 @@ def _require_field(name: str, kind: str, fields: Fields, path: str) -> None:
         if value is not None and not value:
             return
         if part not in (value or {}):
-            raise ConfigError(f"sensor '{name}': a {kind} has no '{path}'. {did_you_mean(part, value or {})}")
+            raise ConfigError(
+                "sensor '{name}': a {kind} has no '{path}'. {known}",
+                name=name,
+                kind=kind,
+                path=path,
+                known=did_you_mean(part, value or {}),
+            )
         value = (value or {})[part]
 
 
@@ -150,6 +177,6 @@ def entry_value(who: str, message: Any, path: str) -> Any:
         index = int(part) if part.isdigit() else names.index(part) if part in names else -1
         if not 0 <= index < len(value):
             there = f"it names: {', '.join(names)}" if names else f"it holds {len(value)} values"
-            raise StreamError(f"{who}: its message has no '{path}'; {there}")
+            raise StreamError("{who}: its message has no '{path}'; {there}", who=who, path=path, there=there)
         value = value[index]
     return value

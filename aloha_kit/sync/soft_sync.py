@@ -47,7 +47,7 @@ class SoftSync:
     ) -> None:
         specs = list(specs)
         if not any(spec.required for spec in specs):
-            raise ValueError("soft sync needs a required stream: it gives the reference time")
+            raise ValueError(Message("soft sync needs a required stream: it gives the reference time"))
         offset_ns = round(clock_offset_s * 1e9)
         longest = max(spec.max_age_ns for spec in specs) + max(spec.max_skew_ns for spec in specs) + offset_ns
         keep_ns = longest if keep_s is None else round(keep_s * 1e9)
@@ -129,7 +129,7 @@ class SoftSync:
             now = self._clock.now_ns()
             start = min(start, now)  # simulated time may restart
             if now >= start + timeout_ns:
-                raise StreamError(Message("{prefix}{problems}", prefix=prefix, problems=joined(result)))
+                raise StreamError("{prefix}{problems}", prefix=prefix, problems=joined(result))
             self._clock.sleep_until(min(start + timeout_ns, now + POLL_NS))
 
     def _match(self, settled: int) -> Matched | list[str]:
@@ -154,7 +154,7 @@ class SoftSync:
 
     def _stream(self, name: str) -> StreamRing:
         if name not in self._streams:
-            raise StreamError(f"no stream '{name}'. {did_you_mean(name, self._streams)}")
+            raise StreamError("no stream '{name}'. {known}", name=name, known=did_you_mean(name, self._streams))
         return self._streams[name]
 
     def _now(self) -> int:

@@ -9,7 +9,6 @@ from typing import TypedDict
 
 from aloha_kit.config import RigConfig, SyncConfig
 from aloha_kit.core import ConfigError, Contract
-from aloha_kit.core.lang import Message
 from aloha_kit.sync.arm_readers import arm_description
 from aloha_kit.sync.ring import StreamSpec
 
@@ -39,7 +38,7 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
         yield f"qpos_{name}", Topic(arm_description(arm).state_topic, JOINT_STATE, arm.rate_hz)
     if leaders and not rig.leaders:
         raise ConfigError(
-            Message("rig '{rig}' has no leaders; leader arms are listed under `leaders` in its file", rig=rig.name)
+            "rig '{rig}' has no leaders; leader arms are listed under `leaders` in its file", rig=rig.name
         )
     for name, arm in rig.leaders.items() if leaders else ():
         yield f"leader_{name}", Topic(arm_description(arm).state_topic, JOINT_STATE, arm.rate_hz)

@@ -47,12 +47,10 @@ def run(args: TeleopArgs) -> None:
     LOG.info(tr("rig '{rig}', task '{task}'", rig=rig.name, task=task.name))
     if args.countdown_s != TeleopArgs.countdown_s and not rig.leaders:
         raise UsageError(
-            Message(
-                "{flag} does not apply to rig '{rig}': {reason}",
-                flag="--countdown_s",
-                rig=rig.name,
-                reason=Message("it has no leader arms"),
-            )
+            "{flag} does not apply to rig '{rig}': {reason}",
+            flag="--countdown_s",
+            rig=rig.name,
+            reason=Message("it has no leader arms"),
         )
     # images are needed for a view only, sensors are not
     cameras = () if args.view is None or args.park else task.cameras
@@ -74,9 +72,7 @@ def _running_task() -> str:
 def _teleoperate(task: TaskConfig, rig: RigConfig, view: ViewAddress | None, countdown_s: float) -> None:
     if rig.teleop == "hardware":
         raise ConfigError(
-            Message(
-                "the leaders of rig '{rig}' drive its followers themselves as soon as its drivers run", rig=rig.name
-            )
+            "the leaders of rig '{rig}' drive its followers themselves as soon as its drivers run", rig=rig.name
         )
 
     def start_sequence(env: TeleoperatedRobot) -> None:

@@ -15,7 +15,7 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
-from aloha_kit.core.lang import Message, shown, tr
+from aloha_kit.core.lang import shown, tr
 from aloha_kit.core.run_log import run_log
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import open_joined, open_source, ReadOptions
@@ -52,7 +52,7 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
 def _roll_out(args: TrainArgs[PolicyConfig]) -> NoReturn:
     """Become the deployment of a trained policy, for ACT's `--eval`."""
     if not args.task:
-        raise UsageError(Message("--eval needs the task of the rollouts: give --task"))
+        raise UsageError("--eval needs the task of the rollouts: give --task")
     words = ["--ckpt", args.ckpt_dir or str(default_folder(args, task_of(args))), "--task", args.task]
     words += ["--temporal_agg"] if args.training.temporal_agg else []
     words += ["--device", args.training.device] if args.training.device != "auto" else []
@@ -92,11 +92,9 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     require_statistics(config, network)
     rollout_tasks = _rollout_tasks(args, task)
     if config.eval_every and not rollout_tasks:
-        raise UsageError(Message("rollouts need a task: give --task, or --eval_every 0"))
+        raise UsageError("rollouts need a task: give --task, or --eval_every 0")
     if config.eval_every and network.reads_goal and config.eval_goal is None:
-        raise UsageError(
-            Message("rollouts of a policy that reads a goal need one: give --eval_goal, or --eval_every 0")
-        )
+        raise UsageError("rollouts of a policy that reads a goal need one: give --eval_goal, or --eval_every 0")
     resume = None if args.resume is None else Path(args.resume)
     if resume is not None:
         folder = run_folder(resume)
@@ -133,7 +131,7 @@ def _rollout_tasks(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> tu
     tasks = [load(TaskConfig, "tasks", name) for name in args.training.eval_tasks]
     if len({each.name for each in tasks}) < len(tasks):
         given = " ".join(args.training.eval_tasks)
-        raise UsageError(Message("--eval_tasks names each task once, given {given}", given=given))
+        raise UsageError("--eval_tasks names each task once, given {given}", given=given)
     return tuple(small_task(each) for each in tasks) if args.debug else tuple(tasks)
 
 
@@ -169,7 +167,7 @@ def _small(
 def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSource:
     places = args.dataset_dir or ((task.dataset_dir.format(task=task.name),) if task else ())
     if not places:
-        raise UsageError(Message("no episodes: give a task with --task, or their folder with --dataset_dir"))
+        raise UsageError("no episodes: give a task with --task, or their folder with --dataset_dir")
     allow_external(args.allow_external)
     options = ReadOptions(
         contract=given_contract(args.contract, args.rig),

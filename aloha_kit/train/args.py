@@ -20,11 +20,11 @@ from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_map
 from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.config.value_checks import at_least
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import Message
 from aloha_kit.core.run_log import SNAPSHOT
+from aloha_kit.core.value_checks import at_least
 from aloha_kit.train.launch import launched
 
 PUBLISHED = {"act": "act_reference", "cnnmlp": "cnnmlp_reference"}
@@ -155,7 +155,7 @@ def _parse(argv: Sequence[str]) -> TrainArgs[PolicyConfig]:
     if resumed is not None:
         _require_same(default, parsed)
         if parsed.debug:
-            raise UsageError(Message("--debug makes a run of its own: leave --resume out"))
+            raise UsageError("--debug makes a run of its own: leave --resume out")
     return dataclasses.replace(parsed, words=tuple(argv))
 
 
@@ -169,12 +169,10 @@ def run_folder(path: Path) -> Path:
         if (candidate / SNAPSHOT).is_file():
             return candidate
     raise ConfigError(
-        Message(
-            "'{path}' is not a training run: it should hold {snapshot} and a folder checkpoints. Leave --resume out to "
-            "start a new one",
-            path=path,
-            snapshot=SNAPSHOT,
-        )
+        "'{path}' is not a training run: it should hold {snapshot} and a folder checkpoints. Leave "
+        "--resume out to start a new one",
+        path=path,
+        snapshot=SNAPSHOT,
     )
 
 
@@ -187,9 +185,7 @@ def require_unused(folder: Path) -> None:
         with suppress(ConfigError):  # damaged, and so not to be resumed
             read_snapshot(folder)
             how = f"go on with it by --resume {folder}, or "
-    raise ConfigError(
-        Message("'{folder}' is not empty; {how}choose another place with --ckpt_dir", folder=folder, how=how)
-    )
+    raise ConfigError("'{folder}' is not empty; {how}choose another place with --ckpt_dir", folder=folder, how=how)
 
 
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
@@ -231,13 +227,11 @@ def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
         return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            Message(
-                "{file} is damaged, so its run cannot be resumed: {error}. Start a new run with another --ckpt_dir; "
-                "policies in {run} can still be deployed",
-                file=file,
-                error=error,
-                run=run / "checkpoints",
-            )
+            "{file} is damaged, so its run cannot be resumed: {error}. Start a new run with another "
+            "--ckpt_dir; policies in {run} can still be deployed",
+            file=file,
+            error=error,
+            run=run / "checkpoints",
         ) from error
 
 
@@ -248,13 +242,11 @@ def _require_same(run: TrainArgs[PolicyConfig], given: TrainArgs[PolicyConfig]) 
         alike = Path(was).resolve() == Path(now).resolve() or (flag == "policy" and was.lower() == now.lower())
         if not alike:
             raise UsageError(
-                Message(
-                    "--{flag} {now} does not go with --resume: that run has {flag} {was}. Leave --{flag} out, or start "
-                    "a new run without --resume",
-                    flag=flag,
-                    now=now,
-                    was=was or Message("(none)"),
-                )
+                "--{flag} {now} does not go with --resume: that run has {flag} {was}. Leave --{flag} out, or "
+                "start a new run without --resume",
+                flag=flag,
+                now=now,
+                was=was or Message("(none)"),
             )
 
 
@@ -268,9 +260,7 @@ def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:
     if not args.task:
         if args.dataset_dir is None:
             raise UsageError(
-                Message(
-                    "no training data: give --task (known: {tasks}) or --dataset_dir", tasks=", ".join(names("tasks"))
-                )
+                "no training data: give --task (known: {tasks}) or --dataset_dir", tasks=", ".join(names("tasks"))
             )
         return None
     find("tasks", args.task)

@@ -18,7 +18,6 @@ from torch import Tensor
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import write_text
-from aloha_kit.core.lang import Message
 
 
 class Board(Protocol):
@@ -69,9 +68,7 @@ class TensorBoard:
 def require_wandb() -> None:
     """Raise `ConfigError` where Weights & Biases is not installed."""
     if importlib.util.find_spec("wandb") is None:
-        raise ConfigError(
-            Message("--wandb needs the package wandb, which is not installed: pip install wandb, or leave it out")
-        )
+        raise ConfigError("--wandb needs the package wandb, which is not installed: pip install wandb, or leave it out")
 
 
 class WandbBoard:
@@ -104,12 +101,10 @@ class WandbBoard:
             )
         except Exception as error:  # of its own kinds, which depend on its version
             raise ConfigError(
-                Message(
-                    "--wandb {project} cannot start: {error}. Log in with `wandb login`, set WANDB_MODE=offline, or "
-                    "leave --wandb out",
-                    project=project,
-                    error=reason(error),
-                )
+                "--wandb {project} cannot start: {error}. Log in with `wandb login`, set WANDB_MODE=offline, or "
+                "leave --wandb out",
+                project=project,
+                error=reason(error),
             ) from error
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

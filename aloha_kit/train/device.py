@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.lang import Message
 from aloha_kit.train.launch import ALONE, Rank
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -30,7 +29,7 @@ def choose_device(name: str, rank: Rank = ALONE) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(Message("device '{name}' cannot be used: {error}", name=name, error=error)) from error
+        raise ConfigError("device '{name}' cannot be used: {error}", name=name, error=error) from error
     return name
 
 
@@ -44,20 +43,16 @@ def own_device(device: str, rank: Rank) -> str:
         return device
     if device != "cuda":
         raise ConfigError(
-            Message(
-                "--device {device} cannot be shared by {size} processes; give cuda, cpu or auto",
-                device=device,
-                size=rank.size,
-            )
+            "--device {device} cannot be shared by {size} processes; give cuda, cpu or auto",
+            device=device,
+            size=rank.size,
         )
     if rank.local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            Message(
-                "process {local_rank} of this machine would take cuda:{local_rank}, and there are {device_count} GPUs; "
-                "start at most one process a GPU (--nproc_per_node gpu), or --device cpu",
-                local_rank=rank.local_rank,
-                device_count=torch.cuda.device_count(),
-            )
+            "process {local_rank} of this machine would take cuda:{local_rank}, and there are {device_count} "
+            "GPUs; start at most one process a GPU (--nproc_per_node gpu), or --device cpu",
+            local_rank=rank.local_rank,
+            device_count=torch.cuda.device_count(),
         )
     return f"cuda:{rank.local_rank}"
 

@@ -18,7 +18,6 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Action, ConfigError, Contract, Environment
-from aloha_kit.core.lang import Message
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.loop.capabilities import ImagesOnRequest
@@ -135,9 +134,7 @@ class SimEvaluator:
             if isinstance(env, ImagesOnRequest):
                 env.lazy_images = True
             if not env.measures_success:
-                raise ConfigError(
-                    Message("--eval_every counts successes; there is no reward in task '{task}'", task=task.name)
-                )
+                raise ConfigError("--eval_every counts successes; there is no reward in task '{task}'", task=task.name)
             contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")
             self._env = env
         return self._env

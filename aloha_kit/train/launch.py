@@ -10,7 +10,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 from aloha_kit.core import AlohaKitError, ConfigError
-from aloha_kit.core.lang import Message
 
 MESSAGE_FIRST_S = 5.0  # a launcher ends all processes when one fails: the one with the message must fail first
 
@@ -57,9 +56,7 @@ def launched() -> Rank:
         return Rank(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            Message(
-                "WORLD_SIZE is more than 1, but RANK and LOCAL_RANK do not give the rank of this process ({error}); "
-                "start them with torchrun, or unset WORLD_SIZE",
-                error=error,
-            )
+            "WORLD_SIZE is more than 1, but RANK and LOCAL_RANK do not give the rank of this process "
+            "({error}); start them with torchrun, or unset WORLD_SIZE",
+            error=error,
         ) from error

@@ -14,7 +14,6 @@ import torch
 
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.core.lang import Message
 from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
@@ -70,12 +69,10 @@ class Trainer:
                 self.step.restore(resumed)
             except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise ConfigError(
-                    Message(
-                        "the training state of {folder} does not fit its network and optimiser: {error}. Resume "
-                        "another checkpoint, or start a new run with another --ckpt_dir",
-                        folder=job.run.folder,
-                        error=error,
-                    )
+                    "the training state of {folder} does not fit its network and optimiser: {error}. Resume another "
+                    "checkpoint, or start a new run with another --ckpt_dir",
+                    folder=job.run.folder,
+                    error=error,
                 ) from error
 
     @property

@@ -61,11 +61,9 @@ class PreflightReport:
                 for f in self._errors
             ]
             raise EpisodeError(
-                Message(
-                    "the preflight found {count} (--no_preflight trains nevertheless):\n  {listed}",
-                    count=Message("1 error") if n == 1 else Message("{n} errors", n=n),
-                    listed=joined(each, "\n  "),
-                )
+                "the preflight found {count} (--no_preflight trains nevertheless):\n  {listed}",
+                count=Message("1 error") if n == 1 else Message("{n} errors", n=n),
+                listed=joined(each, "\n  "),
             )
 
 

@@ -226,13 +226,11 @@ class Progress:
         if last.exists():
             saved = Message("the checkpoint before it is {folder}", folder=last)
         raise TrainingError(
-            Message(
-                "step {step}: {values}; {saved}. Look at the data first (--preflight_only), then try a smaller --lr, a "
-                "smaller --grad_clip, or --no_amp",
-                step=step,
-                values=", ".join(broken),
-                saved=saved,
-            )
+            "step {step}: {values}; {saved}. Look at the data first (--preflight_only), then try a smaller "
+            "--lr, a smaller --grad_clip, or --no_amp",
+            step=step,
+            values=", ".join(broken),
+            saved=saved,
         )
 
 

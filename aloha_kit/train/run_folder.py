@@ -110,16 +110,12 @@ class Run:
                     if not (isinstance(state["network"], dict) and isinstance(state["optimiser"], dict)):
                         raise ValueError(Message("network and optimiser are no mappings"))
                 except CheckpointError as error:
-                    raise ConfigError(f"{error}; {self._instead(folder)}") from error
+                    raise ConfigError("{error}; {advice}", error=error, advice=self._instead(folder)) from error
                 except _DAMAGE as error:
-                    raise ConfigError(
-                        Message("{file} is damaged; {remedy}", file=file, remedy=self._instead(folder))
-                    ) from error
+                    raise ConfigError("{file} is damaged; {remedy}", file=file, remedy=self._instead(folder)) from error
                 return state
         raise ConfigError(
-            Message(
-                "'{folder}' has no training state to resume from; {remedy}", folder=folder, remedy=self._instead(folder)
-            )
+            "'{folder}' has no training state to resume from; {remedy}", folder=folder, remedy=self._instead(folder)
         )
 
     def _checkpoint(self, path: Path) -> Path:
@@ -139,15 +135,12 @@ class Run:
         try:
             network = checkpoint.load(folder)
         except CheckpointError as error:
-            raise ConfigError(f"{error}; {self._instead(folder)}") from error
+            raise ConfigError("{error}; {advice}", error=error, advice=self._instead(folder)) from error
         was, wanted = to_mapping(network.config), to_mapping(config)
         differing = [f"{key} {was.get(key)} (now {value})" for key, value in wanted.items() if was.get(key) != value]
         if network.config.kind != config.kind or differing:
             raise ConfigError(
-                Message(
-                    "a resumed network keeps its values; it was trained with {differing}",
-                    differing=", ".join(differing),
-                )
+                "a resumed network keeps its values; it was trained with {differing}", differing=", ".join(differing)
             )
         network.contract.require(table.contract, mine=Message("the checkpoint"), theirs=Message("the episodes"))
         recorded, present = state["data"], describe_data(table)

@@ -13,7 +13,6 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import UsageError
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.train.launch import Rank
 
@@ -74,24 +73,20 @@ def require_pieces(config: TrainConfig, network: PolicyConfig, processes: int) -
         near = config.batch_size // pieces * pieces
         fitting = f"{near} or {near + pieces}" if near else str(pieces)
         raise UsageError(
-            Message(
-                "--batch_size {batch_size} is the batch of all processes together, and {processes} with --accumulate "
-                "{accumulate} cannot divide it evenly; take {fitting}",
-                batch_size=config.batch_size,
-                processes=processes,
-                accumulate=config.accumulate,
-                fitting=fitting,
-            )
+            "--batch_size {batch_size} is the batch of all processes together, and {processes} with "
+            "--accumulate {accumulate} cannot divide it evenly; take {fitting}",
+            batch_size=config.batch_size,
+            processes=processes,
+            accumulate=config.accumulate,
+            fitting=fitting,
         )
     if pieces > 1 and network.use_images and network.backbone_norm == "batch":
         raise UsageError(
-            Message(
-                "backbone_norm batch takes its statistics from a whole batch, and {processes} processes with "
-                "--accumulate {accumulate} divide it into {pieces} pieces; use --backbone_norm frozen or group",
-                processes=processes,
-                accumulate=config.accumulate,
-                pieces=pieces,
-            )
+            "backbone_norm batch takes its statistics from a whole batch, and {processes} processes with "
+            "--accumulate {accumulate} divide it into {pieces} pieces; use --backbone_norm frozen or group",
+            processes=processes,
+            accumulate=config.accumulate,
+            pieces=pieces,
         )
 
 
@@ -99,10 +94,8 @@ def require_statistics(config: TrainConfig, network: PolicyConfig) -> None:
     """Raise `UsageError` where averaged weights would be combined with running statistics that are not averaged."""
     if config.ema and network.use_images and network.backbone_norm == "batch":
         raise UsageError(
-            Message(
-                "--ema {ema:g} averages weights, and backbone_norm batch keeps running statistics that belong to the "
-                "weights of one step: the averaged network would be validated and saved with another's. Use --ema 0, "
-                "or --backbone_norm frozen or group",
-                ema=config.ema,
-            )
+            "--ema {ema:g} averages weights, and backbone_norm batch keeps running statistics that belong to "
+            "the weights of one step: the averaged network would be validated and saved with another's. Use "
+            "--ema 0, or --backbone_norm frozen or group",
+            ema=config.ema,
         )

@@ -17,7 +17,7 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.interrupt import stop_requests
-from aloha_kit.core.lang import Message, tr
+from aloha_kit.core.lang import tr
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.camera_frames import DEPTH
 from aloha_kit.data.camera_statistics import add_camera_statistics
@@ -59,10 +59,7 @@ def train(setup: TrainingSetup) -> None:
             _require_rollouts()
         if config.amp == "fp16" and not device.startswith("cuda"):
             raise ConfigError(
-                Message(
-                    "--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no",
-                    device=device,
-                )
+                "--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no", device=device
             )
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -228,7 +225,7 @@ def _require_rollouts() -> None:
             importlib.import_module(package)
     except ImportError as error:
         raise ConfigError(
-            Message("rollouts need the extras sim and view ({error}); or train with --eval_every 0", error=error)
+            "rollouts need the extras sim and view ({error}); or train with --eval_every 0", error=error
         ) from error
 
 
@@ -237,18 +234,14 @@ def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConf
     reached, flag = position["step"], "num_epochs" if config.num_epochs else "num_steps"
     if num_steps <= reached:
         raise UsageError(
-            Message(
-                "already at step {reached}; give a larger {flag} than {steps}",
-                reached=reached,
-                steps=num_steps,
-                flag=f"--{flag}",
-            )
+            "already at step {reached}; give a larger {flag} than {steps}",
+            reached=reached,
+            steps=num_steps,
+            flag=f"--{flag}",
         )
     if config.time_limit_s is not None and position["seconds"] >= config.time_limit_s:
         raise UsageError(
-            Message(
-                "already trained for {seconds:.0f} s of {limit_s:g}; give a larger --time_limit_s",
-                seconds=position["seconds"],
-                limit_s=config.time_limit_s,
-            )
+            "already trained for {seconds:.0f} s of {limit_s:g}; give a larger --time_limit_s",
+            seconds=position["seconds"],
+            limit_s=config.time_limit_s,
         )

@@ -58,13 +58,21 @@ COMMANDS = (
     *(TeleopArgs, ReproduceArgs, SweepArgs, ReportArgs, ConvertArgs),
 )
 
+TRANSLATED = {"tr", "marked", "Message"} | {
+    node.name
+    for file in PACKAGE.rglob("*.py")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+}
+"""Functions and errors whose first argument is a text to translate."""
+
 
 def messages() -> Iterator[tuple[str, ...]]:
     """What the code marks: (text,), or (one, many)."""
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=ast.Name(id="tr" | "marked" | "Message"), args=[ast.Constant(value=str(text)), *_]):
+                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(text)), *_]) if name in TRANSLATED:
                     yield (text,)
                 case ast.Call(func=ast.Name(id="tr_plural"), args=[ast.Constant(one), ast.Constant(many), *_]):
                     yield (one, many)
@@ -131,13 +139,26 @@ def test_the_fields_of_a_message_are_given() -> None:
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=ast.Name(id="tr" | "Message"), args=[ast.Constant(value=str(text))], keywords=given):
+                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(text))], keywords=given) if (
+                    name in TRANSLATED - {"marked"}
+                ):
                     wrong += [text] if fields(text) != sorted(str(keyword.arg) for keyword in given) else []
                 case ast.Call(
                     func=ast.Name(id="tr_plural"), args=[_, ast.Constant(value=str(text)), _], keywords=given
                 ):
                     wrong += [text] if fields(text) != sorted(["n", *(str(each.arg) for each in given)]) else []
     assert wrong == []
+
+
+def test_the_text_of_an_error_is_a_template_with_fields() -> None:
+    formatted = [
+        f"{file}:{node.lineno}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TRANSLATED
+        if any(isinstance(text, ast.JoinedStr) for text in node.args[:1])
+    ]
+    assert formatted == []  # the text of an f-string has no translation
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger, TriggerResponse
 from aloha_kit.config import find, load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, Rate, WallClock
 from aloha_kit.core.cli import command_line
+from aloha_kit.core.lang import Message
 from aloha_kit.ros import node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig import faults
@@ -74,13 +75,13 @@ class SimArmsArgs:
 
     def __post_init__(self) -> None:
         if not (self.speed > 0 and math.isfinite(self.speed)):
-            raise ValueError(f"speed must be positive, given {self.speed}")
+            raise ValueError(Message("speed must be positive, given {speed}", speed=self.speed))
         if not (self.noise >= 0 and math.isfinite(self.noise)):
-            raise ValueError(f"noise must be at least 0, given {self.noise}")
+            raise ValueError(Message("noise must be at least 0, given {noise}", noise=self.noise))
         if not (self.reboot_s >= 0 and math.isfinite(self.reboot_s)):
-            raise ValueError(f"reboot_s must be at least 0, given {self.reboot_s}")
+            raise ValueError(Message("reboot_s must be at least 0, given {reboot_s}", reboot_s=self.reboot_s))
         if self.seed < 0:
-            raise ValueError(f"seed cannot be negative, given {self.seed}")
+            raise ValueError(Message("seed cannot be negative, given {seed}", seed=self.seed))
 
 
 class ArmsNode:

@@ -23,6 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean, plural, WallClock
 from aloha_kit.core.cli import command_line
+from aloha_kit.core.lang import Message
 from aloha_kit.ros import image_messages, node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
@@ -130,7 +131,10 @@ class SimCameras:
         for name, view in views.items():
             if view not in {*CAMERAS, *own}:
                 raise ConfigError(
-                    f"camera '{name}' of rig '{rig.name}' cannot be simulated. {did_you_mean(name, {*VIEWS, *CAMERAS})}"
+                    "camera '{name}' of rig '{rig}' cannot be simulated. {known}",
+                    name=name,
+                    rig=rig.name,
+                    known=did_you_mean(name, {*VIEWS, *CAMERAS}),
                 )
         self._views, self._wall = views, WallClock()
         self._env = SimEnv(task.scene, cameras={}, quality=quality or rig.quality, randomise=task.randomise, views=own)
@@ -221,9 +225,11 @@ class SimCamerasArgs:
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality must lie in 1 to 100, given {self.jpeg_quality}")
+            raise ValueError(
+                Message("jpeg_quality must lie in 1 to 100, given {jpeg_quality}", jpeg_quality=self.jpeg_quality)
+            )
         if self.camera_hz is not None and not 0 < self.camera_hz < math.inf:
-            raise ValueError(f"camera_hz must be above 0, given {self.camera_hz:g}")
+            raise ValueError(Message("camera_hz must be above 0, given {camera_hz:g}", camera_hz=self.camera_hz))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,6 +19,7 @@ import rospy
 from aloha_kit.config import from_mapping, RigConfig
 from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.arm_models import ARM_JOINTS
+from aloha_kit.core.lang import Message
 
 PARAM = "/sim_rig_faults"
 POLL_S = 0.2
@@ -35,9 +36,9 @@ class StreamFault:
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop is a share from 0 to 1, given {self.drop}")
+            raise ValueError(Message("drop is a share from 0 to 1, given {drop}", drop=self.drop))
         if not self.jitter_s >= 0:
-            raise ValueError(f"jitter_s must be at least 0, given {self.jitter_s}")
+            raise ValueError(Message("jitter_s must be at least 0, given {jitter_s}", jitter_s=self.jitter_s))
 
     def passes(self, rng: np.random.Generator) -> bool:
         """Whether this message is published."""
@@ -60,7 +61,7 @@ class CameraFault(StreamFault):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.slow >= 0:
-            raise ValueError(f"slow is a rate in Hz, given {self.slow}")
+            raise ValueError(Message("slow is a rate in Hz, given {slow}", slow=self.slow))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,13 @@ class ArmFault(StreamFault):
         super().__post_init__()
         joints = (*ARM_JOINTS, "gripper")
         if isinstance(self.torque_loss, str) and self.torque_loss not in joints:
-            raise ValueError(f"torque_loss: no joint '{self.torque_loss}'. {did_you_mean(self.torque_loss, joints)}")
+            raise ValueError(
+                Message(
+                    "torque_loss: no joint '{torque_loss}'. {known}",
+                    torque_loss=self.torque_loss,
+                    known=did_you_mean(self.torque_loss, joints),
+                )
+            )
 
     def stamp_ns(self, stamp_ns: int, rng: np.random.Generator) -> int:
         return 0 if self.zero_stamp else super().stamp_ns(stamp_ns, rng)
@@ -134,13 +141,24 @@ class Faults:
 
     def _fault(self, stream: str, values: object) -> StreamFault:
         if stream not in self._kinds:
-            raise ConfigError(f"{PARAM}: no stream '{stream}'. {did_you_mean(stream, self._kinds)}")
+            raise ConfigError(
+                "{param}: no stream '{stream}'. {known}",
+                param=PARAM,
+                stream=stream,
+                known=did_you_mean(stream, self._kinds),
+            )
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{PARAM}: {stream} needs {{fault: value}}, it is {values!r}")
+            raise ConfigError(
+                "{param}: {stream} needs {{fault: value}}, it is {values!r}", param=PARAM, stream=stream, values=values
+            )
         fault = from_mapping(self._kinds[stream], values, where=f"{PARAM}: {stream}")
         if isinstance(fault, CameraFault) and fault.swap and fault.swap not in self._cameras:
             raise ConfigError(
-                f"{PARAM}: {stream}: swap: no camera '{fault.swap}'. {did_you_mean(fault.swap, self._cameras)}"
+                "{param}: {stream}: swap: no camera '{swap}'. {known}",
+                param=PARAM,
+                stream=stream,
+                swap=fault.swap,
+                known=did_you_mean(fault.swap, self._cameras),
             )
         return fault
 

@@ -105,10 +105,12 @@ class Motors:
             RefusedError: there is no such thing; names the nearest.
         """
         if cmd_type not in {"group", "single"}:
-            raise RefusedError(f"cmd_type must be 'group' or 'single', given '{cmd_type}'")
+            raise RefusedError("cmd_type must be 'group' or 'single', given '{cmd_type}'", cmd_type=cmd_type)
         known = GROUPS if cmd_type == "group" else {joint: (joint,) for joint in JOINTS}
         if name not in known:
-            raise RefusedError(f"no {cmd_type} '{name}'. {did_you_mean(name, known)}")
+            raise RefusedError(
+                "no {cmd_type} '{name}'. {known}", cmd_type=cmd_type, name=name, known=did_you_mean(name, known)
+            )
         return [JOINTS.index(joint) for joint in known[name]]
 
     def set_mode(self, cmd_type: str, name: str, mode: str, profile: str, velocity: int, acceleration: int) -> None:

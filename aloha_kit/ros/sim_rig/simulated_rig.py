@@ -14,6 +14,7 @@ from aloha_kit.config import RigConfig
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError, did_you_mean, START_ARM_POSE, VX300S
 from aloha_kit.core.arm_models import arm_model
+from aloha_kit.core.lang import Message
 from aloha_kit.ros.sim_rig.control_table import GRIPPER
 from aloha_kit.ros.sim_rig.motors import Motors, REBOOT_S
 from aloha_kit.ros.sim_rig.scripted_operator import HandMode, HOME, ScriptedOperator
@@ -64,8 +65,10 @@ class SimRig:
     ) -> None:
         if tuple(config.followers) != ARMS:
             raise ConfigError(
-                f"scenes have the arms {', '.join(ARMS)}; "
-                f"rig '{config.name}' has: {', '.join(config.followers) or '(none)'}"
+                "scenes have the arms {arms}; rig '{name}' has: {followers}",
+                arms=", ".join(ARMS),
+                name=config.name,
+                followers=", ".join(config.followers) or Message("(none)"),
             )
         self.scene = LiveScene(scene, seed=seed)
         self.followers: dict[str, Follower | JointFollower] = {}
@@ -171,8 +174,12 @@ class SimRig:
             for side, arm in group.items():
                 if arm.driver not in SIMULATED:
                     raise ConfigError(
-                        f"the {role} {side} of rig '{config.name}' has driver '{arm.driver}', which cannot be "
-                        f"simulated. {did_you_mean(arm.driver, SIMULATED)}"
+                        "the {role} {side} of rig '{name}' has driver '{driver}', which cannot be simulated. {known}",
+                        role=role,
+                        side=side,
+                        name=config.name,
+                        driver=arm.driver,
+                        known=did_you_mean(arm.driver, SIMULATED),
                     )
         self.scene.pose(
             np.concatenate([SIMULATED[arm.driver].pose(side, arm) for side, arm in config.followers.items()])
@@ -275,7 +282,7 @@ class _Simulated:
 def _asleep(side: str, arm: ArmConfig) -> npt.ArrayLike:
     model = arm_model(arm.model)
     if model.name != "vx300s" or model.crank is None:
-        raise ConfigError(f"scenes have vx300s followers, the {side} one is a {model.name}")
+        raise ConfigError("scenes have vx300s followers, the {side} one is a {name}", side=side, name=model.name)
     pose = folded(model)
     return model.vector(pose[:-1], model.crank.travel(pose[-1]))
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from aloha_kit.config.value_checks import at_least, positive, within
+from aloha_kit.core.value_checks import at_least, positive, within
 
 
 def test_values_at_their_bounds() -> None:
