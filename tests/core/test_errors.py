@@ -1,8 +1,10 @@
 """Errors that help: the nearest known word and the list of what exists."""
 
+import pickle
+
 import pytest
 
-from aloha_kit.core import did_you_mean
+from aloha_kit.core import did_you_mean, EpisodeError, lang
 from aloha_kit.core.errors import reason, shown
 from aloha_kit.core.features import flatten
 
@@ -26,3 +28,13 @@ def test_no_message_has_a_memory_address(value: object) -> None:
 def test_flatten_uses_episode_paths() -> None:
     flat = flatten({"qpos": 1, "images": {"top": 2, "wrist": 3}})  # type: ignore[typeddict-item]
     assert flat == {"qpos": 1, "images/top": 2, "images/wrist": 3}
+
+
+def test_an_error_takes_a_template_and_its_fields() -> None:
+    cause = EpisodeError("no folder '{path}'", path="demos")
+    error = EpisodeError("{path}: {error}", path="a.hdf5", error=cause)
+    assert str(error) == "a.hdf5: no folder 'demos'"
+    assert str(EpisodeError("{as} it is")) == "{as} it is"
+    with lang.language("zh"):
+        assert lang.shown(error) == "a.hdf5：没有文件夹 'demos'"
+        assert lang.shown(pickle.loads(pickle.dumps(error))) == "a.hdf5：没有文件夹 'demos'"

@@ -88,8 +88,8 @@ def test_a_contract_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = any_arms(tmp_path / "episode_0.hdf5", 7, 7)
     with Episode.open(path, ARM) as episode, pytest.raises(ContractError) as error:
         _ = episode.contract
-    assert str(error.value).startswith(f"the contract given names 8 entries of qpos, {path} has 7. Describe these")
-    assert f"adopt {tmp_path}`, or give --contract FILE or --rig NAME" in str(error.value)
+    assert str(error.value).startswith(f"the contract given names 8 entries of qpos, {path} has 7. Describe it with")
+    assert f"adopt {tmp_path}`, --contract FILE or --rig NAME" in str(error.value)
     assert validate(path, contract=ARM).level == "error"
     eight = any_arms(tmp_path / "episode_1.hdf5", 8, 8, 3)
     camera = ARM.with_cameras({"cam": (480, 640)})
