@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -47,6 +47,7 @@ class Reach(WorkcellScene):
     objects: ClassVar[dict[str, Spawn]] = {"target": Spawn((0.0, 0.3), (0.3, 0.7), START[2])}
     sensors: ClassVar[tuple[Feature, ...]] = (vestibular(), target_vector())
     max_reward: ClassVar[float] = 1.0
+    min_reward: ClassVar[float] = -np.inf
     bands: ClassVar[tuple[tuple[float, float], ...]] = ((0.03, 0.10), (0.10, 0.16), (0.16, 0.24), (0.24, 0.35))
     band: int | None = None
 
@@ -153,10 +154,6 @@ class ReachEnv(SimEnv):
     def is_highest(self, reward: float) -> bool:
         """Whether a reward is that of a step inside: the other terms are too small to make up for that."""
         return reward > self.max_reward / 2
-
-    def reward_spec(self) -> Any:
-        """Bounds of the reward: at most 1, and below 0 without an end, as distances are."""
-        return super().reward_spec().replace(minimum=-np.inf)
 
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
         """A motion to the target that inverse kinematics plans at each reset, see `ReachExpert`."""

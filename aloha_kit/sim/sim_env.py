@@ -317,6 +317,10 @@ class SimEnv(SimulatedEnvironment):
         """(S,) what MuJoCo's sensors measure that the scene added, in its order."""
         return np.array(self.physics.data.sensordata)
 
+    def reward_spec(self) -> specs.BoundedArray:
+        """Bounds of the scene's reward."""
+        return specs.BoundedArray((), float, self._task.min_reward, self.max_reward, "reward")
+
     def action_spec(self) -> specs.BoundedArray:
         """(A,) joint targets within the servos' ranges; grippers in normalised opening."""
         low, high = (limit.copy() for limit in self._index.ctrl_range)

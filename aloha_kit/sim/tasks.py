@@ -60,12 +60,14 @@ class WorkcellScene(abc.ABC):
     Attributes:
         objects: {name: where it starts}, each a body with a free joint of that name.
         max_reward: the reward that means success when the last step holds it.
+        min_reward: a lower bound of the reward, -inf for none.
         arms: those of `workcell.ARMS` that stand at the table.
         sensors: features of `sense`, named `sensors/<name>`.
     """
 
     objects: ClassVar[dict[str, Spawn]]
     max_reward: ClassVar[float] = 4.0
+    min_reward: ClassVar[float] = 0.0
     arms: ClassVar[tuple[str, ...]] = ARMS
     sensors: ClassVar[tuple[Feature, ...]] = ()
 
@@ -191,6 +193,7 @@ class Insertion(Scene):
 
 SCENES = {
     "transfer_cube": "aloha_kit.sim.tasks:TransferCube",
+    "transfer_cube_shaped": "aloha_kit.sim.shaped_transfer_cube:ShapedTransferCube",
     "hold_cube": "aloha_kit.sim.hold_cube:HoldCube",
     "insertion": "aloha_kit.sim.tasks:Insertion",
     "reach": "aloha_kit.sim.reach:Reach",
