@@ -108,5 +108,6 @@ class ZeroRewardWatch:
         near, far = min(self._bands[band][0] for band in drawn), max(self._bands[band][1] for band in drawn)
         return (
             f"targets were {near:g} to {far:g} m away and never nearer than {min(distances):.3g} m, farther than "
-            "what is paid for. Begin with nearer targets (the curriculum, or nearer bands), or take a dense reward"
+            "what is paid for. Unless the reward pays for coming nearer, begin with nearer targets (the curriculum, or "
+            "nearer bands) or take a reward that does"
         )

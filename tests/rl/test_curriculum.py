@@ -62,7 +62,8 @@ def test_a_reward_that_stays_zero_is_reported_once_in_20_episodes_with_its_reaso
     assert [number for number, text in enumerate(warnings) if text] == [19, 39]
     assert warnings[19] == (
         "no reward above 0 in 20 episodes: targets were 0.1 to 0.35 m away and never nearer than 0.2 m, farther than "
-        "what is paid for. Begin with nearer targets (the curriculum, or nearer bands), or take a dense reward"
+        "what is paid for. Unless the reward pays for coming nearer, begin with nearer targets (the curriculum, or "
+        "nearer bands) or take a reward that does"
     )
 
 
