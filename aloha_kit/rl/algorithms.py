@@ -35,7 +35,7 @@ def _ppo(settings: Settings) -> dict[str, Any]:
         "n_steps": settings["rollout_steps"],
         "n_epochs": settings["epochs"],
         "gae_lambda": 0.95,
-        "policy_kwargs": {"log_std_init": -0.5},
+        "policy_kwargs": {"log_std_init": settings["log_std_init"]},
     }
 
 

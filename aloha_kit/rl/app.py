@@ -65,7 +65,7 @@ def _train(args: Train) -> None:
     else:
         run = RunFolder(args.resume)
         kept = {"num_steps", "device", "render_device", "save_every"}
-        settings = run.settings()
+        settings = Train().settings() | run.settings()  # flags that the run is older than
         changed = {key: value for key, value in args.settings().items() if args.given(key)}
         if wrong := sorted(changed.keys() - kept):
             raise UsageError(

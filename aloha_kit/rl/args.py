@@ -62,6 +62,9 @@ class Train(CommandArgs):
     """Steps of each environment between updates of PPO."""
     epochs: int = 10
     """Passes over a rollout in an update of PPO."""
+    log_std_init: float = -0.5
+    """Logarithm of the standard deviation of PPO's exploration at the beginning, in shares of an action's range of
+    -1 to 1. Robots that fall need less than the -0.5 of an arm."""
     image_size: tuple[int, int] = (64, 64)
     """Height and width of the images that the policy reads."""
     save_every: int = 20_000
