@@ -51,7 +51,7 @@ APPLICATIONS = {
     "reproduce": {"config", "storage", "loop"},
     "sweep": {"config"},
     "report": {"config", "storage"},
-    "rl": {"config", "storage", "loop", "media", "envs"},
+    "rl": {"config", "storage", "loop", "media", "envs", "mujoco_images"},
 }
 LOWER |= {name: {"command", "core"} | packages for name, packages in APPLICATIONS.items()}
 

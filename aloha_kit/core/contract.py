@@ -251,7 +251,7 @@ class Contract:
         Raises:
             ContractError: no such camera, or one name for two cameras.
         """
-        there = ", ".join(self.cameras) or "(none)"
+        there = ", ".join(self.cameras) or Message("(none)")
         for name, new in names.items():
             if name not in self.cameras:
                 hint = Message("; did you mean {new}={name}?", new=new, name=name) if new in self.cameras else ""

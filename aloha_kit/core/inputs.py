@@ -77,9 +77,9 @@ def assembled(values: Mapping[str, Any]) -> Observation:
 def _checked(observation: Observation, feature: Feature) -> npt.NDArray[Any]:
     value, name = value_of(observation, feature.name), feature.name
     if feature.role in (IMAGE, DEPTH):
-        camera = f"camera '{name.removeprefix(IMAGES)}'"
+        camera = Message("camera '{name}'", name=name.removeprefix(IMAGES))
         if feature.role == DEPTH:
-            camera = f"depth of camera '{name.removeprefix(DEPTHS)}'"
+            camera = Message("depth of camera '{name}'", name=name.removeprefix(DEPTHS))
         if value is None:
             there: Any = observation.get(name.partition("/")[0]) or {}
             raise ContractError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, names_in
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.core.lang import marked, tr
+from aloha_kit.core.lang import marked, Message, tr
 from aloha_kit.ros.rig_measurements import RgbImage
 
 ALIKE = 0.5
@@ -116,7 +116,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
         if image is not None:
             images[name] = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     if not images:
-        there = ", ".join(names_in(folder, 8)) or "nothing"
+        there = ", ".join(names_in(folder, 8)) or Message("nothing")
         raise ConfigError(
             "no image of {names} in '{folder}'; there is: {there}", names=", ".join(names), folder=folder, there=there
         )

@@ -137,7 +137,7 @@ class Pool:
             env.pipe.send(message)
 
     def _receive(self, env: _Environment) -> Ready | EvaluatedRollout | str:
-        where = "while it started" if env.seed is None else f"at seed {env.seed}"
+        where = Message("while it started") if env.seed is None else Message("at seed {seed}", seed=env.seed)
         try:
             message: Ready | EvaluatedRollout | WorkerFailure | str = env.pipe.recv()
         except (EOFError, OSError):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError, Contract, did_you_mean, EpisodeError
 from aloha_kit.core.exporter import PER_STEP
 from aloha_kit.core.lang import joined as joined_text
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Array, EpisodeSource, Image, RecordedEpisode, Shard
 from aloha_kit.storage.curation import Curation, EpisodeEdit
 
@@ -71,7 +72,7 @@ class CuratedEpisode:
         self.sizes = dict(sizes or {})
         for camera in self.sizes:
             if camera not in self.renamed:
-                there = ", ".join(self.renamed) or "(none)"
+                there = ", ".join(self.renamed) or Message("(none)")
                 raise EpisodeError(
                     "{where} has no camera '{camera}'; there are: {there}",
                     where=original.where,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import mcap_files, ReadOptions
 from aloha_kit.formats.mcap_messages import messages, METADATA, topic_of, vector_type, vector_values
@@ -130,7 +131,7 @@ class McapFile:
         topic = topic_of(feature)
         time_ns = self._times.get(topic, {}).get(row)
         if time_ns is None:
-            there = ", ".join(self._times) or "(no images)"
+            there = ", ".join(self._times) or Message("(no images)")
             raise EpisodeError(
                 "{path} has no row {row} of {topic}; it has: {there}", path=self.path, row=row, topic=topic, there=there
             )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
+from aloha_kit.core.lang import Message
 from aloha_kit.core.robomimic import (
     contract,
     DEPTH_SUFFIX,
@@ -263,7 +264,7 @@ class Demo:
         with damage_reported(self.where):
             image: Image | None = self._row(f"{camera}{IMAGE_SUFFIX}", i)
             if image is None:
-                there = ", ".join(self.cameras) or "(none)"
+                there = ", ".join(self.cameras) or Message("(none)")
                 raise EpisodeError(
                     "{where} has no image {i} of camera '{camera}'; its cameras: {there}",
                     where=self.where,

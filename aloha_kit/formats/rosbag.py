@@ -13,7 +13,7 @@ from typing import Any
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, ContractError, EpisodeError, Policy, SafetyError, StreamError
-from aloha_kit.core.lang import shown
+from aloha_kit.core.lang import Message, shown
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import BAGS, bags_in, ReadOptions
 from aloha_kit.formats.bag_file import Bag
@@ -133,7 +133,7 @@ class RosbagSource(EpisodeSource):
         """Topics of the streams {stream: topic}; raises EpisodeError where one is missing or of another type."""
         leaders = bool(self._leaders(bag))
         topics = dict(rig_topics(self._rig, self._task.cameras, leaders=leaders))
-        there = ", ".join(sorted(bag.topics)) or "(none)"
+        there = ", ".join(sorted(bag.topics)) or Message("(none)")
         if missing := [f"{topic.name} ({stream})" for stream, topic in topics.items() if topic.name not in bag.topics]:
             raise EpisodeError(
                 "{path} has no messages on {missing}; its topics: {there}",

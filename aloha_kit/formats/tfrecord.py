@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.lang import Message
 
 _BLOCK = 1 << 20
 _MASK = 0xA282EAD8
@@ -94,7 +95,7 @@ def records(path: Path) -> list[Place]:
             sound = len(head) == _HEAD and struct.unpack("<I", head[8:])[0] == _masked(google_crc32c.value(head[:8]))
             end = at + _HEAD + (struct.unpack("<Q", head[:8])[0] if sound else size)
             if end + _FOOT > size:
-                what = "is cut" if sound else "has a damaged length"
+                what = Message("is cut") if sound else Message("has a damaged length")
                 raise EpisodeError(
                     "{path}: record {count} {what}, at byte {at}", path=path, count=len(found), what=what, at=at
                 )

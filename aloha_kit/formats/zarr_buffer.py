@@ -18,6 +18,7 @@ from zarr.storage import ZipStore
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Depth, Image
 
 ENDS = "meta/episode_ends"
@@ -248,7 +249,8 @@ class BufferImages:
 
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self._rows or not 0 <= i < self._count:
-            there = f"its cameras: {', '.join(self._rows)}" if self._rows else "it has no cameras"
+            names = ", ".join(self._rows)
+            there = Message("its cameras: {names}", names=names) if names else Message("it has no cameras")
             raise EpisodeError(
                 "{where} has no image {i} of camera '{camera}'; {there}",
                 where=self._where,

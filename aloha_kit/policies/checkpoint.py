@@ -35,6 +35,7 @@ from aloha_kit.core import AlohaKitError, Contract, did_you_mean
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import names_in, sync
+from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import CHECKPOINT
 from aloha_kit.data.instructions import Instructions
 from aloha_kit.data.stats import Statistics
@@ -243,7 +244,7 @@ def _existing(folder: Path) -> Path:
         )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        present = ", ".join(names_in(folder)) or "(nothing)"
+        present = ", ".join(names_in(folder)) or Message("(nothing)")
         raise CheckpointError(
             "{folder} is no checkpoint: it lacks {missing}; it holds {present}",
             folder=folder,

@@ -51,7 +51,7 @@ def load(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
             "{source} does not record how many cameras it was trained on, and an arm would move by the wrong "
             "ones: give --cameras NAME … in its training's order (the task has: {cameras})",
             source=source,
-            cameras=" ".join(cameras) or "none",
+            cameras=" ".join(cameras) or Message("none"),
         )
     if number is not None and number != len(cameras):
         raise ContractError(

@@ -85,7 +85,7 @@ def _incoming(values: Any, contract: Contract) -> Observation:
     observation = assembled({feature.name: _vector(values, feature) for feature in _vectors(contract)})
     images = values["images"]
     if missing := [name for name in contract.cameras if name not in images]:
-        there = quoted(", ".join(map(str, images))) or "(none)"
+        there = quoted(", ".join(map(str, images))) or Message("(none)")
         raise RemoteError("camera '{missing}' is missing; there are: {there}", missing=missing[0], there=there)
     observation["images"] = {name: _decoded(name, images[name], size) for name, size in contract.cameras.items()}
     if contract.depth_cameras:

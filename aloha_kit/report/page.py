@@ -50,7 +50,7 @@ def build(folder: Path) -> str:
         _next(folder),
     ]
     if not any(sections):
-        there = ", ".join(names_in(folder)) or "nothing"
+        there = ", ".join(names_in(folder))
         raise ConfigError(
             "'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or "
             "stages.csv, found: {there}",

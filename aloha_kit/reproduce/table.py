@@ -82,7 +82,7 @@ def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") 
         ConfigError: the table has no such row, or there is no README with such a table.
     """
     if (task, preset) not in ROWS:
-        presets = ", ".join(name for mine, name in ROWS if mine == task) or "none"
+        presets = ", ".join(name for mine, name in ROWS if mine == task) or Message("none")
         raise UsageError(
             "the README's table has the presets {presets} of {task}, not {preset}; leave --update_readme out",
             presets=presets,

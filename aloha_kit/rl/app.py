@@ -10,6 +10,7 @@ from typing import Any
 
 from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.errors import command
+from aloha_kit.core.lang import Message
 from aloha_kit.rl.args import Command, Eval, Export, Render, Train
 
 NEEDS = ("stable_baselines3", "gymnasium", "torch", "tensorboard")
@@ -49,7 +50,7 @@ def _render_on(device: int | None) -> None:
         raise ConfigError(
             "--render_device {device} is not there. EGL has: {known}",
             device=device,
-            known=", ".join(map(str, known)) or "none",
+            known=", ".join(map(str, known)) or Message("none"),
         )
     os.environ["MUJOCO_EGL_DEVICE_ID"] = str(device)  # read when the first GL context is made
 

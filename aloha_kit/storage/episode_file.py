@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import command, reason
+from aloha_kit.core.lang import Message
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.hdf5 import DAMAGE, require_table
 from aloha_kit.storage.layouts import contents, detect, Layout, Table, truth_of
@@ -156,7 +157,7 @@ def _open_file(path: Path) -> Any:
         beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
         raise EpisodeError(
-            "no episode '{path}'; the folder has: {episodes}", path=path, episodes=shown or "(no episodes)"
+            "no episode '{path}'; the folder has: {episodes}", path=path, episodes=shown or Message("(no episodes)")
         )
     if not os.access(path, os.R_OK):
         raise EpisodeError("cannot read {path}: permission denied", path=path)
@@ -165,9 +166,13 @@ def _open_file(path: Path) -> Any:
     except DAMAGE as error:
         hint = ""
         if partial_path(path).exists():
-            hint = f"; its journal is still there, run: {command('episode', 'recover', path.parent)}"
+            hint = Message(
+                "; its journal is still there, run: {command}", command=command("episode", "recover", path.parent)
+            )
         elif path.name.endswith(".partial"):
-            hint = f"; it is the journal of a recording, run: {command('episode', 'recover', path)}"
+            hint = Message(
+                "; it is the journal of a recording, run: {command}", command=command("episode", "recover", path)
+            )
         raise EpisodeError(
             "{path} is damaged or not an episode ({size} bytes on disk): {why}{hint}",
             path=path,

@@ -12,6 +12,7 @@ import numpy as np
 from aloha_kit.config import RigConfig
 from aloha_kit.config.rig import SensorConfig
 from aloha_kit.core import ConfigError, did_you_mean, Feature, StreamError
+from aloha_kit.core.lang import Message
 from aloha_kit.sync.readings import require_finite, Vector
 
 Fields: TypeAlias = "Mapping[str, Fields | None]"
@@ -176,7 +177,11 @@ def entry_value(who: str, message: Any, path: str) -> Any:
         names = list(getattr(message, "name", ()))
         index = int(part) if part.isdigit() else names.index(part) if part in names else -1
         if not 0 <= index < len(value):
-            there = f"it names: {', '.join(names)}" if names else f"it holds {len(value)} values"
+            there = (
+                Message("it names: {names}", names=", ".join(names))
+                if names
+                else Message("it holds {n} values", n=len(value))
+            )
             raise StreamError("{who}: its message has no '{path}'; {there}", who=who, path=path, there=there)
         value = value[index]
     return value

@@ -180,12 +180,14 @@ def require_unused(folder: Path) -> None:
     """Raise `ConfigError` if a run's folder is not empty: a run is never overwritten."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    how = ""
+    advice = Message("choose another place with --ckpt_dir")
     if (folder / SNAPSHOT).is_file():
         with suppress(ConfigError):  # damaged, and so not to be resumed
             read_snapshot(folder)
-            how = f"go on with it by --resume {folder}, or "
-    raise ConfigError("'{folder}' is not empty; {how}choose another place with --ckpt_dir", folder=folder, how=how)
+            advice = Message(
+                "go on with it by --resume {folder}, or choose another place with --ckpt_dir", folder=folder
+            )
+    raise ConfigError("'{folder}' is not empty; {advice}", folder=folder, advice=advice)
 
 
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
