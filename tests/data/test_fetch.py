@@ -187,6 +187,8 @@ def test_the_list_has_every_data_set(capsys: pytest.CaptureFixture[str]) -> None
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed for name in PUBLISHED)
     assert "format robomimic, 21.1 MB, licence MIT" in printed
+    data(["ls", "--lang", "zh"])
+    assert "格式 robomimic，21.1 MB，许可证 MIT" in capsys.readouterr().out
     data(["ls", "--json"])
     assert set(json.loads(capsys.readouterr().out)) == set(PUBLISHED)
     for dataset in PUBLISHED.values():

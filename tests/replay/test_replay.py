@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aloha_kit.core import ContractError, EpisodeError, joint_names, UsageError
+from aloha_kit.core import ContractError, EpisodeError, joint_names, lang, UsageError
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source
 from aloha_kit.media.plots import sensor_traces
@@ -276,6 +276,9 @@ def test_labels_skew_and_repeats_show_in_the_summary(recorded: Path, tmp_path: P
         file.attrs["grade"], file.attrs["note"] = 2, "dropped the cube"
     with Episode.open(late) as episode:
         text = summary(Recording.of(episode))
+        with lang.language("zh"):
+            chinese = summary(Recording.of(episode))
+    assert "\n  评级：2/5\n  备注：dropped the cube\n" in chinese
     assert "\n  grade: 2 of 5\n  note: dropped the cube\n" in text
     assert "images/top: skew to the deadline p50 -4.00 ms, worst -24.00 ms, 1 repeated" in text
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, lang
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies.act import ActNetwork
 from aloha_kit.sweep.__main__ import main
@@ -102,6 +102,9 @@ def test_runs_are_compared_by_the_metric_that_their_family_selects(
         return min(values[name] for values in read_metrics(folder / "metrics.csv") if name in values)
 
     assert row()["of"] == "val_of_mine"
+    with lang.language("zh"):
+        assert "| 最佳验证值 | 指标 |" in write_tables(runs)
+    assert "| best validation | of |" in (runs.folder / "table.md").read_text()
     assert float(row()["best validation"]) == pytest.approx(lowest("val_of_mine"), rel=1e-3)
     notes = folder / "checkpoints" / "last" / "extra.json"
     older = json.loads(notes.read_bytes())
