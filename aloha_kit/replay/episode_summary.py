@@ -57,7 +57,7 @@ def summary(recording: Recording) -> str:
     if attrs.get("grade"):
         lines.append("  " + tr("grade: {grade} of 5", grade=attrs["grade"]))
     if attrs.get("note"):
-        lines.append("  " + tr("note: {note}", note=attrs["note"]))
+        lines.append("  " + tr("note: {label}", label=attrs["note"]))
     return "\n".join([*lines, *_timing(recording)])
 
 
