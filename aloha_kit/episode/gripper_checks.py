@@ -178,6 +178,9 @@ def _turned(looked: _Looked, g: int) -> Finding | None:
 
 def _units(measured: Table, command: Table, ratio: float) -> str:
     """Difference in units between a state that follows its command and the command; empty without one."""
+    if _within(command, OPENING) and measured.min() >= METRES[0] and np.ptp(opening := np.maximum(command, 0.0)) > 0:
+        command = opening  # a command beyond closed moves nothing
+        ratio = float(np.ptp(measured) / np.ptp(command))
     kinds = [
         Message("metres")
         if _within(t, METRES)

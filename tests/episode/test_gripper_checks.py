@@ -78,6 +78,17 @@ def test_a_state_that_does_not_belong_to_its_command(change: Callable[..., Pair]
         assert any(words in finding.found for finding in found(change, [pair]))
 
 
+def test_a_command_beyond_closed_is_no_other_unit() -> None:
+    """A gripper that stays nearly closed, and whose command goes below 0."""
+
+    def change(state: np.ndarray, action: np.ndarray) -> Pair:
+        action[:, LEFT] = 0.18 * action[:, LEFT] - 0.1
+        state[:, LEFT] = np.maximum(0.18 * state[:, LEFT] - 0.1, 0.045)
+        return state, action
+
+    assert found(change) == []
+
+
 @pytest.mark.parametrize("which", ["state", "action"])
 def test_another_order_of_state_and_action(which: str) -> None:
     def change(state: np.ndarray, action: np.ndarray) -> Pair:
