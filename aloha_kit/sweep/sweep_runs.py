@@ -16,6 +16,8 @@ from aloha_kit.sweep.grid import GridRun
 STATE = ".sweep"
 """Folder beside the runs with the result of each."""
 
+_COMPLETE = 2  # exit status of a training that is resumed without other flags and has nothing left to do
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -87,7 +89,7 @@ class SweepRuns:
             status, error = self._ending(run, ended)
             seconds = round(before.seconds + ended.seconds, 1)
             result = replace(before, status=status, seconds=seconds, error=error)
-            if resumed and result.error.startswith("error: already "):  # a sweep was killed, its training went on
+            if resumed and ended.status == _COMPLETE:  # a sweep was killed, its training went on
                 result = replace(result, status="done", error="")
             write_json(self._state(run) / "result.json", asdict(result))
         if ended.interrupted:

@@ -132,6 +132,17 @@ def test_a_run_that_was_stopped_goes_on(grid: Path, tmp_path: Path) -> None:
     assert SweepRuns(tmp_path / "out", runs[1:]).result(runs[1]) == RunResult(runs[1].flags)
 
 
+def test_a_training_that_went_on_after_its_sweep_was_killed_is_done(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")  # its refusal to train more is Chinese
+    state = SweepRuns(tmp_path / "out", [read_grid(grid)[0]])
+    assert state.train(state.runs[0]).status == "done"
+    (tmp_path / "out/.sweep" / state.runs[0].name / "result.json").unlink()
+    result = state.train(state.runs[0])
+    assert (result.status, result.error) == ("done", "")
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
