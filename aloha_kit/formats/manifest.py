@@ -185,7 +185,7 @@ def open_manifest(places: Sequence[str | Path], options: ReadOptions) -> Episode
         if not out:
             parts.setdefault((source, kind), []).append(_Row(*row))
     if not parts:
-        raise EpisodeError(f"no episode in {file}" + (f": {excluded} are excluded" if excluded else ""))
+        raise EpisodeError("no episode in {file} that is not excluded; {excluded} are", file=file, excluded=excluded)
     inner = dataclasses.replace(options, first=None)
     made = [
         _curated(ManifestPart(file, manifest.folder, source, kind, rows, inner), options)

@@ -47,8 +47,10 @@ def compiled(predict: Predict, example: Batch, draws: Sequence[Draw] = (), *, ba
     except (RuntimeError, OSError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            f"--engine compile does not work here: {reason} torch.compile needs a C++ compiler (g++) on a CPU and "
-            "triton on a GPU; use --engine eager" + ("" if on_gpu else " or openvino")
+            "--engine compile does not work here: {reason}; torch.compile needs a C++ compiler (g++) on a CPU and "
+            "triton on a GPU; use {engines}",
+            reason=reason,
+            engines="--engine eager" if on_gpu else "--engine eager or openvino",
         ) from error
     return lambda batch, generator: run(batch, noise_of(generator))
 
