@@ -78,7 +78,7 @@ class VideoRecorder:
         self._last = observation
         now = f"{len(self._rewards) / self._rate:.2f} s"
         if self._top > 0:
-            now = f"reward {self._rewards[-1] if self._rewards else 0:g} of {self._top:g}   {now}"
+            now = f"reward {self._rewards[-1] if self._rewards else 0:.3g} of {self._top:g}   {now}"
         self._video.add(self._frame(observation, now, FAINT))
 
     def _frame(self, observation: Observation, word: str, colour: tuple[int, int, int]) -> Image:
