@@ -21,7 +21,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on Python's path with one good module and three bad ones."""
     (tmp_path / "own_things.py").write_text(
         "from collections import OrderedDict\nfrom os.path import join\nclass Shelf(dict): pass\nclass Other: pass\n"
-        "def build(size, paint=print):\n    return sorted([size, paint])\nNUMBER = 3\n"
+        "def build(size, paint=max):\n    return sorted([size, paint])\nNUMBER = 3\n"
     )
     (tmp_path / "own_broken.py").write_text("raise RuntimeError('disk full\\nagain')\n")
     (tmp_path / "own_needs.py").write_text("import surely_not_installed\n")
