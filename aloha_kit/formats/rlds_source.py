@@ -17,9 +17,9 @@ from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.jpeg import decode
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Depth, EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import ReadOptions
+from aloha_kit.formats.missing_rows import no_depth, no_image
 from aloha_kit.formats.rlds_export import ABOUT, EPISODE
 from aloha_kit.formats.tfrecord import FileBytes, Place, read_message, records
 from aloha_kit.storage.codec import decode_depth
@@ -219,14 +219,7 @@ class _Images:
 
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self.places or not 0 <= i < len(self.places[camera]):
-            there = ", ".join(self.places) or Message("(none)")
-            raise EpisodeError(
-                "{where} has no image {i} of camera '{camera}'; its cameras: {there}",
-                where=self.where,
-                i=i,
-                camera=camera,
-                there=there,
-            )
+            raise no_image(self.where, camera, i, self.places)
         begin, end = self.places[camera][i]
         image = decode(self.data[begin:end])
         if image is None:
@@ -244,14 +237,7 @@ class _Depth:
 
     def __call__(self, camera: str, i: int) -> Depth:
         if camera not in self.places or not 0 <= i < len(self.places[camera]):
-            there = ", ".join(self.places) or Message("(none)")
-            raise EpisodeError(
-                "{where} has no depth {i} of camera '{camera}'; depth is of: {there}",
-                where=self.where,
-                i=i,
-                camera=camera,
-                there=there,
-            )
+            raise no_depth(self.where, camera, i, self.places)
         begin, end = self.places[camera][i]
         try:
             return decode_depth(self.data[begin:end])

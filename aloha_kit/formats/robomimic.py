@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
-from aloha_kit.core.lang import Message
 from aloha_kit.core.robomimic import (
     contract,
     DEPTH_SUFFIX,
@@ -27,6 +26,7 @@ from aloha_kit.core.robomimic import (
 )
 from aloha_kit.core.source import Array, Depth, EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import is_robomimic, ReadOptions, split_filter_key
+from aloha_kit.formats.missing_rows import no_depth, no_image
 from aloha_kit.storage.hdf5 import damage_reported, datasets, reading, require_rows, require_table
 from aloha_kit.storage.paths import identity_of
 
@@ -264,14 +264,7 @@ class Demo:
         with damage_reported(self.where):
             image: Image | None = self._row(f"{camera}{IMAGE_SUFFIX}", i)
             if image is None:
-                there = ", ".join(self.cameras) or Message("(none)")
-                raise EpisodeError(
-                    "{where} has no image {i} of camera '{camera}'; its cameras: {there}",
-                    where=self.where,
-                    i=i,
-                    camera=camera,
-                    there=there,
-                )
+                raise no_image(self.where, camera, i, self.cameras)
             return image
 
     def depth(self, camera: str, i: int) -> Depth:
@@ -279,9 +272,8 @@ class Demo:
         with damage_reported(self.where):
             found = self._row(f"{camera}{DEPTH_SUFFIX}", i)
             if found is None:
-                raise EpisodeError(
-                    "{where} has no depth {i} of camera '{camera}'", where=self.where, i=i, camera=camera
-                )
+                stored = [key.removesuffix(DEPTH_SUFFIX) for key in self.obs if key.endswith(DEPTH_SUFFIX)]
+                raise no_depth(self.where, camera, i, stored)
             return np.asarray(found[..., 0], np.uint16)
 
     def _row(self, key: str, i: int) -> Any:

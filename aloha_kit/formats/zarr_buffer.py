@@ -18,8 +18,8 @@ from zarr.storage import ZipStore
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
-from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Depth, Image
+from aloha_kit.formats.missing_rows import no_depth, no_image
 
 ENDS = "meta/episode_ends"
 
@@ -249,15 +249,7 @@ class BufferImages:
 
     def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         if camera not in self._rows or not 0 <= i < self._count:
-            names = ", ".join(self._rows)
-            there = Message("its cameras: {names}", names=names) if names else Message("it has no cameras")
-            raise EpisodeError(
-                "{where} has no image {i} of camera '{camera}'; {there}",
-                where=self._where,
-                i=i,
-                camera=camera,
-                there=there,
-            )
+            raise no_image(self._where, camera, i, self._rows)
         stored = self._rows[camera].read(self._begin + i, self._begin + i + 1)[0]
         image = stored if stored.shape[-1] == 3 else np.ascontiguousarray(np.moveaxis(stored, 0, -1))
         if image.dtype == np.uint8:
@@ -286,12 +278,5 @@ class BufferDepth:
 
     def __call__(self, camera: str, i: int) -> Depth:
         if camera not in self._rows or not 0 <= i < self._count:
-            there = ", ".join(self._rows)
-            raise EpisodeError(
-                "{where} has no depth {i} of camera '{camera}'; depth is of: {there}",
-                where=self._where,
-                i=i,
-                camera=camera,
-                there=there,
-            )
+            raise no_depth(self._where, camera, i, self._rows)
         return np.asarray(self._rows[camera].read(self._begin + i, self._begin + i + 1)[0], np.uint16)
