@@ -169,8 +169,13 @@ def read_table(
         except EpisodeError as error:
             raise EpisodeError("{error}; {advice}", error=error, advice=source.advice) from error
     if not parts:
-        skipped = f"; {failed} are marked as failures (use --include_failed)" if failed else ""
-        raise EpisodeError("no episode to train on in {place}{skipped}", place=source.place, skipped=skipped)
+        if failed:
+            raise EpisodeError(
+                "no episode to train on in {place}; {count} are marked as failures (use --include_failed)",
+                place=source.place,
+                count=failed,
+            )
+        raise EpisodeError("no episode to train on in {place}", place=source.place)
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
     contract = parts[0].contract

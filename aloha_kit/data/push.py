@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.lang import Message
 from aloha_kit.data.store_records import FileRecord, read_records, RECORDS, write_manifest, write_record
 from aloha_kit.data.transfer import each, MANIFEST, stored_digest, TransferOptions, TransferResult, unchanged
 from aloha_kit.data.transfer_progress import TransferProgress
@@ -53,7 +54,7 @@ def push(
         try:
             for paths in _rounds(left):
                 if failed:  # without its index it is not opened as a data set
-                    failed += [(path, "is sent after the files that it lists") for path in paths]
+                    failed += [(path, Message("is sent after the files that it lists")) for path in paths]
                     break
                 for path, outcome in each(send, paths, options.jobs, progress):
                     if isinstance(outcome, str):

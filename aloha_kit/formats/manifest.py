@@ -185,7 +185,9 @@ def open_manifest(places: Sequence[str | Path], options: ReadOptions) -> Episode
         if not out:
             parts.setdefault((source, kind), []).append(_Row(*row))
     if not parts:
-        raise EpisodeError("no episode in {file} that is not excluded; {excluded} are", file=file, excluded=excluded)
+        if excluded:
+            raise EpisodeError("no episode in {file}: {excluded} are excluded", file=file, excluded=excluded)
+        raise EpisodeError("no episode in {file}", file=file)
     inner = dataclasses.replace(options, first=None)
     made = [
         _curated(ManifestPart(file, manifest.folder, source, kind, rows, inner), options)
