@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from pace import Pace
 
+from aloha_kit.core.prefetch import prefetch
 from aloha_kit.data import camera_frames
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table
-from aloha_kit.data.loader import Loader, prefetch
+from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source

@@ -19,10 +19,11 @@ import webdataset
 from pace import Pace
 
 from aloha_kit.convert.__main__ import main as convert
+from aloha_kit.core.prefetch import prefetch
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DirectFrames, frame, OVERSAMPLING, resized, RGB
 from aloha_kit.data.index import EpisodeTable, read_table
-from aloha_kit.data.loader import Loader, prefetch
+from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.formats import open_source
 from aloha_kit.storage.codec import decode_image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.exporter import ExportRecord, WriteOptions
+from aloha_kit.core.prefetch import prefetch
 from aloha_kit.core.source import Image, RecordedEpisode
 from aloha_kit.media.mp4 import Codec, Mp4Writer
 from aloha_kit.media.video_files import quality
@@ -18,6 +20,7 @@ _CRF: dict[Codec, int] = {"h264": 23, "av1": 30}
 _WORST = {"h264": 51, "av1": 63}  # of the codec's scale
 _PRESET = {"h264": "veryfast", "av1": "12"}
 _GOP = 2  # every second image a key frame, as LeRobot's own encoder: any image is quick to decode
+_AHEAD = 4  # images that are read while one is encoded
 _SAMPLES = 16  # images of which the quality is measured, a camera and episode
 
 
@@ -46,8 +49,10 @@ def write_video(
 ) -> None:
     """Encode the images of a camera that belong to actions, decode them again, and note the quality.
 
+    A thread reads ahead, so that images are decoded and hashed while others are encoded.
+
     Args:
-        on_image: called with every image.
+        on_image: called with every image, in order, by that thread.
 
     Raises:
         EpisodeError: another number of images is decoded than was encoded.
@@ -55,11 +60,16 @@ def write_video(
     rows, kept = episode.length, {}
     every = max(1, rows // _SAMPLES)
     options: dict[str, Any] = {"crf": crf, "preset": _PRESET[codec], "gop": _GOP, "threads": 1}
-    with Mp4Writer(path, rate_hz, codec=codec, **options) as video:
-        for i, image in enumerate(record.pixels(episode, camera, rows)):
+
+    def read(image: Image) -> Image:
+        if on_image is not None:
+            on_image(image)
+        return image
+
+    images = prefetch(read, record.pixels(episode, camera, rows), depth=_AHEAD)
+    with Mp4Writer(path, rate_hz, codec=codec, **options) as video, closing(images):
+        for i, image in enumerate(images):
             video.add(image)
-            if on_image is not None:
-                on_image(image)
             if i % every == 0:
                 kept[i] = image
     count, decibels = quality(path, kept)

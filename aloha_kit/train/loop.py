@@ -14,8 +14,9 @@ import torch
 
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
+from aloha_kit.core.prefetch import prefetch
 from aloha_kit.data.batch import Batch, to_device
-from aloha_kit.data.loader import Loader, prefetch
+from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.distributed import Distributed
