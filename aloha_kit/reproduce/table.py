@@ -38,7 +38,7 @@ ROWS = (
             *("cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_diffusion"),
         )
     ),
-    *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick")),
+    *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick", "cpu_flow", "cpu_diffusion")),
     *(("insertion_human", preset) for preset in ("paper", "fast", "cpu")),
     *(("pusht_keypoints", f"pusht_{policy}") for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper")),
     *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper")),
