@@ -46,6 +46,7 @@ RAY = ["ray[tune]>=2.40"]
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "scipy>=1.11",
     "psutil>=5.9",
     "mcap-ros2-support>=0.5",
