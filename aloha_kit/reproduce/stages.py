@@ -15,7 +15,7 @@ from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.commands import flags_of, LockedFolder
 from aloha_kit.core.files import free_path, write_json, write_text
-from aloha_kit.core.lang import Message, shown, tr
+from aloha_kit.core.lang import language, Message, shown, tr
 from aloha_kit.reproduce.machine import ReproductionError
 from aloha_kit.reproduce.preset import Preset, SIM
 from aloha_kit.reproduce.result import Attempt, RESULT, Result, seed_result, summarise, Surroundings, TABLE
@@ -236,7 +236,9 @@ class Reproduction:
         result = replace(result, seeds=tuple(found))
         self.result = replace(result, summary=summarise(result, self.setup.preset.target))
         write_json(self.setup.folder / RESULT, to_mapping(self.result))
-        write_text(self.setup.folder / TABLE, details(self.result) + "\n")
+        with language("en"):
+            text = details(self.result)
+        write_text(self.setup.folder / TABLE, text + "\n")
 
 
 def title_of(stage: Stage) -> str:

@@ -1,6 +1,6 @@
-"""Tables of results in Markdown: one result in full, or several as rows of train/README.md.
+"""Tables of results in Markdown: one result in full, or several as rows of train/README.md and its translation.
 
-python -m aloha_kit.reproduce.table     # renew the table of train/README.md from train/results
+python -m aloha_kit.reproduce.table     # renew the table of both from train/results
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError, ConfigError, UsageError
 from aloha_kit.core.files import make_folder, write_json, write_text
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Language, language, Message, tr
 from aloha_kit.core.machine import CHECKOUT
 from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import (
@@ -45,29 +45,31 @@ ROWS = (
     *((task, preset) for task in ("lift", "lift_image") for preset in ("lift_bc_rnn", "lift_diffusion")),
 )
 """(task, preset) of the README's table."""
+READMES: dict[Language, str] = {"en": "README.md", "zh": "README.zh-CN.md"}
 BEGIN, END = "<!-- reproduction: written by aloha_kit.reproduce -->", "<!-- reproduction: end -->"
 
 
 def details(result: Result) -> str:
     """One reproduction in full."""
-    lines = [f"### {_words(result.task)}, preset `{result.preset}`"]
+    lines = [tr("### {task}, preset `{preset}`", task=_words(result.task), preset=result.preset)]
     if result.summary is None:
-        lines.append("\nNo policy has been evaluated yet.")
+        lines.append("\n" + tr("No policy has been evaluated yet."))
     else:
         lines += ["", *_by_seed(result.seeds, result.summary), "", *_remarks(result, result.summary)]
-    lines += [f"- On {_machine(each)}." for each in result.surroundings]
+    lines += [tr("- On {machine}.", machine=_machine(each)) for each in result.surroundings]
     return "\n".join([*lines, "", "```", *dict.fromkeys(a.command for a in result.attempts), "```"])
 
 
 def overview(results: Sequence[Result]) -> str:
     """A table with a row for each result; one without a summary is marked as not run."""
     head = (
-        "task", "preset", "demonstrations", "training", "success, held to the end", "by seed", "at any time",
-        "best coverage, mean", "published", "one seed, from nothing", "target", "met",
+        tr("task"), tr("preset"), tr("demonstrations"), tr("training"), tr("success, held to the end"), tr("by seed"),
+        tr("at any time"), tr("best coverage, mean"), tr("published"), tr("one seed, from nothing"), tr("target"),
+        tr("met"),
     )  # fmt: skip
     rows = [_row(result) for result in results]
     notes = [
-        f"- {_words(result.task)}, `{result.preset}`: {_machine(each)}."
+        tr("- {task}, `{preset}`: {machine}.", task=_words(result.task), preset=result.preset, machine=_machine(each))
         for result in results
         if result.summary is not None
         for each in result.surroundings
@@ -93,12 +95,13 @@ def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") 
 
 
 def publish(result: Result, train: Path = CHECKOUT / "train") -> str:
-    """Save a result in `train`/results and renew the table of its README; returns a message.
+    """Save a result in `train`/results and renew the table of its READMEs; returns a message.
 
     Raises:
         ConfigError: there is no README with such a table (the package does not run from a checkout).
     """
-    _parts(train / "README.md")
+    for readme in READMES.values():
+        _parts(train / readme)
     file = make_folder(train / "results") / f"{result.task}_{result.preset}.json"
     write_json(file, to_mapping(result))
     renew(train)
@@ -106,14 +109,16 @@ def publish(result: Result, train: Path = CHECKOUT / "train") -> str:
 
 
 def renew(train: Path = CHECKOUT / "train") -> None:
-    """Write the table of README.md from the results.
+    """Write the table of both READMEs from the results.
 
     Raises:
         ConfigError: no README with such a table, or a damaged result.
     """
-    before, after = _parts(train / "README.md")
-    text = f"{before}{BEGIN}\n{table(train / 'results')}\n{END}{after}"
-    write_text(train / "README.md", text)
+    for name, readme in READMES.items():
+        before, after = _parts(train / readme)
+        with language(name):
+            text = f"{before}{BEGIN}\n{table(train / 'results')}\n{END}{after}"
+        write_text(train / readme, text)
 
 
 def table(results: Path) -> str:
@@ -147,53 +152,66 @@ def _parts(readme: Path) -> tuple[str, str]:
 
 
 def _by_seed(seeds: Sequence[SeedResult], summary: Summary) -> list[str]:
-    head = ("seed", "success, held to the end", "95 % Wilson interval", "at any time", "train", "eval")
+    head = (tr("seed"), tr("success, held to the end"), tr("95 % Wilson interval"), tr("at any time"), "train", "eval")
     rows = [
         (str(s.seed), _share(s.held), _interval(s.held), _share(s.any_time), _time(s.train), _time(s.eval))
         for s in seeds
     ]
-    both = ("together", _share(summary.held), _interval(summary.held), _share(summary.any_time), "", "")
+    both = (tr("together"), _share(summary.held), _interval(summary.held), _share(summary.any_time), "", "")
     return _table([head, *rows, both])
 
 
 def _remarks(result: Result, summary: Summary) -> list[str]:
-    by = " by ACT's authors" if result.published is not None else ""
-    record = f"Recorded and validated in {_time(summary.record)}; with one seed, all stages took"
+    published = tr("- Published: {published}.", published=_published(result))
+    if result.published is not None:
+        published = tr(
+            "- Published by ACT's authors: {published}, a touch at any time counted.", published=_published(result)
+        )
+    record, seed = _time(summary.record), _time(summary.one_seed)
+    took = tr("- Recorded and validated in {record}; with one seed, all stages took {seed}.", record=record, seed=seed)
     if result.episodes is not None:
-        record = (
-            f"Demonstrations of '{result.episodes}', recorded before: the time of recording is not included. Validated "
-            f"in {_time(summary.record)}; with one seed, all other stages took"
+        took = tr(
+            "- Demonstrations of '{episodes}', recorded before: the time of recording is not included. Validated in "
+            "{record}; with one seed, all other stages took {seed}.",
+            episodes=result.episodes,
+            record=record,
+            seed=seed,
         )
-    lines = [
-        f"- Target: {_target(result)}. Met: {_met(result, summary)}.",
-        f"- Published{by}: {_published(result)}{', a touch at any time counted' if by else ''}.",
-        f"- From {_demonstrations(result)}; {_training(result)}.",
-        f"- {record} {_time(summary.one_seed)}.",
-    ]
-    if summary.coverage is not None:
-        lines.insert(1, f"- Mean of the best coverage / 0.95 of each rollout: {_coverage(summary.coverage)}.")
+    lines = [tr("- Target: {target}. Met: {met}.", target=_target(result), met=_met(result, summary))]
     if summary.deviation is not None:
-        spread = f"{summary.lowest:.1%} to {summary.highest:.1%}, standard deviation {100 * summary.deviation:.1f}"
-        lines.insert(
-            1,
-            f"- Between seeds: {spread} points. Their common interval covers the start states, not the seeds.",
+        lines.append(
+            tr(
+                "- Between seeds: {low} to {high}, standard deviation {points} points. Their common interval covers "
+                "the start states, not the seeds.",
+                low=f"{summary.lowest:.1%}",
+                high=f"{summary.highest:.1%}",
+                points=f"{100 * summary.deviation:.1f}",
+            )
         )
-    return lines
+    if summary.coverage is not None:
+        coverage = _coverage(summary.coverage)
+        lines.append(tr("- Mean of the best coverage / 0.95 of each rollout: {coverage}.", coverage=coverage))
+    trained = tr(
+        "- From {demonstrations}; {training}.", demonstrations=_demonstrations(result), training=_training(result)
+    )
+    return [*lines, published, trained, took]
 
 
 def _row(result: Result) -> tuple[str, ...]:
     what = (_words(result.task), f"`{result.preset}`", _demonstrations(result), _training(result))
     published, summary = _published(result), result.summary
     if summary is None:
-        return (*what, "not run", UNKNOWN, UNKNOWN, UNKNOWN, published, UNKNOWN, _target(result), UNKNOWN)
+        return (*what, tr("not run"), UNKNOWN, UNKNOWN, UNKNOWN, published, UNKNOWN, _target(result), UNKNOWN)
     return (
         *what,
-        f"{_share(summary.held)} ({_interval(summary.held)})",
+        tr("{value} ({interval})", value=_share(summary.held), interval=_interval(summary.held)),
         ", ".join(f"{seed.held.rate:.1%}" for seed in result.seeds),
         _share(summary.any_time),
         UNKNOWN if summary.coverage is None else _coverage(summary.coverage),
         published,
-        f"{_time(summary.one_seed)}{'' if result.episodes is None else ' without recording'}",
+        _time(summary.one_seed)
+        if result.episodes is None
+        else tr("{time} without recording", time=_time(summary.one_seed)),
         _target(result),
         _met(result, summary),
     )
@@ -201,47 +219,55 @@ def _row(result: Result) -> tuple[str, ...]:
 
 def _demonstrations(result: Result) -> str:
     record: dict[str, Any] = result.values["record"]
-    size = record.get("image_size")
-    return f"{record['num_episodes']}{' at {}x{}'.format(*size) if size else ''}"
+    number, size = record["num_episodes"], record.get("image_size")
+    return tr("{n} at {size}", n=number, size="{}x{}".format(*size)) if size else str(number)
 
 
 def _training(result: Result) -> str:
-    return f"`{result.values['train'].get('policy', 'act')}`, {result.num_steps:,} steps of {result.batch_size}"
+    policy, steps = result.values["train"].get("policy", "act"), f"{result.num_steps:,}"
+    return tr("`{policy}`, {steps} steps of {batch}", policy=policy, steps=steps, batch=result.batch_size)
 
 
 def _target(result: Result) -> str:
     target: dict[str, Any] = result.values["target"]
     success, coverage, minutes = (target.get(name) for name in ("success", "coverage", "minutes"))
     wanted = [f"{success:.0%}"] if success else []
-    wanted += [f"coverage {coverage:g}"] if coverage else []
-    return f"{', '.join(wanted)}{f' in {minutes:g} min' if minutes else ''}"
+    wanted += [tr("coverage {value}", value=f"{coverage:g}")] if coverage else []
+    text = tr(", ").join(wanted)
+    return tr("{target} in {minutes} min", target=text, minutes=f"{minutes:g}") if minutes else text
 
 
 def _published(result: Result) -> str:
     text = str(result.values.get("published") or UNKNOWN)
-    return text if result.published is None else f"about {result.published:.0%}"
+    return text if result.published is None else tr("about {rate}", rate=f"{result.published:.0%}")
 
 
 def _coverage(coverage: Coverage) -> str:
-    low, high = coverage.interval()
-    return f"{coverage.mean:.3f} ({low:.3f} to {high:.3f})"
+    low, high = (f"{end:.3f}" for end in coverage.interval())
+    interval = tr("{low} to {high}", low=low, high=high)
+    return tr("{value} ({interval})", value=f"{coverage.mean:.3f}", interval=interval)
 
 
 def _met(result: Result, summary: Summary) -> str:
-    wrong = [] if summary.success_reached else ["success"]
+    wrong = [] if summary.success_reached else [tr("success rate")]
     if summary.coverage_reached is False:
-        wrong.append("coverage")
+        wrong.append(tr("coverage"))
     if summary.time_kept is False:
-        wrong.append("time" if summary.one_seed.complete else "time unknown, a stage was killed")
+        wrong.append(tr("time") if summary.one_seed.complete else tr("time unknown, a stage was killed"))
     if not wrong and result.episodes is not None and result.values["target"].get("minutes"):
-        return "yes, but for the time of recording"
-    return f"no ({', '.join(wrong)})" if wrong else "yes"
+        return tr("yes, but for the time of recording")
+    return tr("no ({reasons})", reasons=tr(", ").join(wrong)) if wrong else tr("yes")
 
 
 def _machine(where: Surroundings) -> str:
-    gpu = where.gpu or "no GPU used"
-    versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
-    return f"{where.cpu}, {where.cores} cores, {gpu}; {versions}; commit {where.commit or 'unknown'}"
+    return tr(
+        "{cpu}, {cores} cores, {gpu}; {versions}; commit {commit}",
+        cpu=where.cpu,
+        cores=where.cores,
+        gpu=where.gpu or tr("no GPU used"),
+        versions=tr(", ").join(f"{name} {version}" for name, version in where.versions.items()),
+        commit=where.commit or tr("unknown"),
+    )
 
 
 def _share(rate: SuccessRate) -> str:
@@ -250,14 +276,14 @@ def _share(rate: SuccessRate) -> str:
 
 def _interval(rate: SuccessRate) -> str:
     low, high = rate.wilson95
-    return f"{100 * low:.1f} to {high:.1%}"
+    return tr("{low} to {high}", low=f"{100 * low:.1f}", high=f"{high:.1%}")
 
 
 def _time(wall: WallTime) -> str:
     hours, rest = divmod(round(wall.seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     text = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return text if wall.complete else f"over {text}"
+    return text if wall.complete else tr("over {time}", time=text)
 
 
 def _words(task: str) -> str:
@@ -270,8 +296,10 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Renew the table of this checkout; takes no flags but --help."""
-    argparse.ArgumentParser(description="Renew the table of train/README.md from train/results.").parse_args()
+    """Renew the tables of this checkout; takes no flags but --help."""
+    argparse.ArgumentParser(
+        description="Renew the table of train/README.md and its translation from train/results."
+    ).parse_args()
     try:
         renew()
     except AlohaKitError as error:

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import write_json
+from aloha_kit.core.lang import language
 from aloha_kit.core.machine import CHECKOUT
 from aloha_kit.reproduce.machine import describe_machine, gpu_of
 from aloha_kit.reproduce.preset import Preset, RecordingFlags, Target
@@ -26,7 +27,7 @@ from aloha_kit.reproduce.result import (
     summarise,
     Surroundings,
 )
-from aloha_kit.reproduce.table import BEGIN, details, END, overview, publish, ROWS, table
+from aloha_kit.reproduce.table import BEGIN, details, END, overview, publish, READMES, ROWS, table
 
 HERE = Surroundings({"aloha_kit": "9.9", "torch": "2.0"}, "Some CPU", 2, "cpu", None, "abc123")
 PRESET = Preset("cpu", Target(0.9, 12), RecordingFlags(80, (96, 128)), {"policy": "act_cpu", "num_steps": 1234})
@@ -85,7 +86,7 @@ def test_the_target_is_of_all_seeds_and_of_the_slowest() -> None:
     low = summarise(made, Target(0.9201))
     assert low is not None
     assert (low.success_reached, low.time_kept) == (False, None)
-    assert "Met: no (success)." in details(replace(made, summary=low))
+    assert "Met: no (success rate)." in details(replace(made, summary=low))
     alone = summarise(replace(made, seeds=made.seeds[:1]), Target(0.98, 12))
     assert alone is not None
     assert (alone.success_reached, alone.deviation, alone.one_seed.seconds) == (True, None, 72 + 350 + 26)
@@ -115,7 +116,7 @@ def test_coverage_of_push_t() -> None:
     low = summarise(made, Target(0.5, None, 0.75))
     assert low is not None
     text = details(replace(made, summary=low))
-    assert "Met: no (success, coverage)." in text
+    assert "Met: no (success rate, coverage)." in text
     assert "- Published: coverage 0.9." in text
 
 
@@ -164,8 +165,9 @@ def test_the_table_of_several_marks_what_was_not_run() -> None:
 
 
 def test_a_result_is_kept_and_the_readme_renewed(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    readme, chinese = tmp_path / "README.md", tmp_path / "README.zh-CN.md"
+    for file in (readme, chinese):
+        file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     publish(result(), tmp_path)
     assert read(tmp_path / "results" / "transfer_cube_cpu.json") == result()
     text = readme.read_text()
@@ -173,6 +175,10 @@ def test_a_result_is_kept_and_the_readme_renewed(tmp_path: Path) -> None:
     rows = [line.split(" | ") for line in text.splitlines() if " | `" in line]
     assert [(row[0][2:].replace(" ", "_"), row[1].strip("`")) for row in rows] == list(ROWS)
     assert [row[1] for row in rows if row[4] != "not run"] == ["`cpu`"]
+    assert chinese.read_text().splitlines()[8] == (  # the row of `cpu`
+        "| transfer cube | `cpu` | 80 条，96x128 | `act_cpu`，1,234 步，批量 32 | 368/400 = 92.0%（88.9 至 94.3%） "
+        "| 98.0%, 86.0% | 378/400 = 94.5% | – | 约 90% | 11 min 52 s | 90%，12 min 内 | 是 |"
+    )
 
 
 def test_a_readme_without_the_table_is_refused(tmp_path: Path) -> None:
@@ -190,9 +196,12 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
         table(tmp_path)
 
 
-def test_the_readme_of_this_checkout_is_up_to_date() -> None:
+def test_the_readmes_of_this_checkout_are_up_to_date() -> None:
     """After a change of presets or results: python -m aloha_kit.reproduce.table"""
-    assert f"{BEGIN}\n{table(CHECKOUT / 'train' / 'results')}\n{END}" in (CHECKOUT / "train/README.md").read_text()
+    train = CHECKOUT / "train"
+    for name, readme in READMES.items():
+        with language(name):
+            assert f"{BEGIN}\n{table(train / 'results')}\n{END}" in (train / readme).read_text()
 
 
 def test_where_it_runs() -> None:
