@@ -29,7 +29,7 @@ from aloha_kit.storage import Episode, list_episodes
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
 h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d5dbe3}
-.big{font-size:2.4rem;font-weight:650;color:#14532d} .note{color:#5c6b7c;font-size:.92rem}
+.big{font-size:2.4rem;font-weight:650} .note{color:#5c6b7c;font-size:.92rem}
 table{border-collapse:collapse} td,th{padding:.15rem .9rem .15rem 0;text-align:left;font-variant-numeric:tabular-nums}
 video,img{max-width:100%;border-radius:6px} code{background:#eef1f5;padding:.1rem .3rem;border-radius:3px}
 .row{display:grid;grid-template-columns:1fr 1fr;gap:.6rem} .row video{width:100%} .row>:first-child{grid-column:1/-1}
