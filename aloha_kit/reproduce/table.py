@@ -39,7 +39,7 @@ ROWS = (
         )
     ),
     *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick", "cpu_flow", "cpu_diffusion")),
-    *(("insertion_human", preset) for preset in ("paper", "fast", "cpu")),
+    *(("insertion_human", preset) for preset in ("paper", "fast", "cpu", "cpu_quick")),
     *(("pusht_keypoints", f"pusht_{policy}") for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper")),
     *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper")),
     *((task, preset) for task in ("lift", "lift_image") for preset in ("lift_bc_rnn", "lift_diffusion")),
