@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,11 @@ def masked(message: bytes) -> bytes:
     short = len(message) < 126
     size = bytes([0x80 | len(message)]) if short else b"\xfe" + len(message).to_bytes(2, "big")
     return b"\x82" + size + bytes(4) + message
+
+
+def ended(connections: list[socket.socket]) -> list[socket.socket]:
+    """Those at which something has come, or that the other side has ended."""
+    return select.select(connections, [], [], 0)[0]
 
 
 def everything(connection: socket.socket) -> bytes:
@@ -184,11 +190,12 @@ def test_strangers_that_wait_do_not_keep_a_client_out(monkeypatch: pytest.Monkey
         policy = honest(server)
         waiting = [stack.enter_context(contextlib.closing(raw(server))) for _ in range(20)]
         assert answers(honest(server))
-        for early in waiting[:16]:
-            assert everything(early) == b""  # over, so that no more than four wait
-        waiting[-1].settimeout(0.05)
-        with pytest.raises(TimeoutError):
-            waiting[-1].recv(1)
+        # each is added by a thread of its own, the client too, which is a stranger at first: which of them wait is not
+        # certain, nor whether the client took the place of one
+        until(lambda: len(ended(waiting)) >= 16, "no more than four wait", 60.0)
+        over = ended(waiting)
+        assert [everything(each) for each in over] == [b""] * len(over)
+        assert len(over) <= 17
         assert answers(policy)
 
 

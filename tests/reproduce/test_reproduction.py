@@ -217,7 +217,7 @@ def test_a_reproduction_keeps_its_values_but_not_its_target(tmp_path: Path, repr
     file = tmp_path / "out" / "reproduce.json"  # with the key's name of earlier versions
     file.write_text(file.read_text().replace('"n_action_steps"', '"horizon"'))
     preset_file(tmp_path, target={"success": 0.95})
-    assert "Target: 95%. Met: no (success)." in reproduce()
+    assert "Target: 95%. Met: no (success rate)." in reproduce()
     preset_file(tmp_path, train={"policy": "act_cpu", "num_steps": 50, "batch_size": 4, "lr": 1e-3})
     assert reproduce() == (
         f"error: '{tmp_path}/out' was started with num_steps 40 (now 50), train.lr None (now 0.001), "
