@@ -135,7 +135,7 @@ def main() -> None:
     jpeg, jpeg_small = (Loader(table, DirectFrames(table, sizes, WORKERS), args.chunk) for sizes in (whole, small))
 
     def ahead(loader: Loader | Converted) -> Callable[[], Iterator[object]]:
-        return lambda: prefetch(loader.batch, sampler.batches(0, 10**9))  # as training takes them
+        return lambda: prefetch(map(loader.batch, sampler.batches(0, 10**9)))  # as training takes them
 
     def decoded_whole() -> Iterator[object]:
         camera_frames.OVERSAMPLING = 1000

@@ -120,7 +120,7 @@ def main() -> None:
 
     def ahead(frames: Any, of: EpisodeTable = table) -> Callable[[], Iterator[object]]:
         loader = Loader(of, frames, args.chunk)
-        return lambda: prefetch(loader.batch, sampler.batches(0, 10**9))  # as training takes them
+        return lambda: prefetch(map(loader.batch, sampler.batches(0, 10**9)))  # as training takes them
 
     for size in SIZES:
         sizes = dict.fromkeys(table.cameras, size)

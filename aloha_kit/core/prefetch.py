@@ -1,25 +1,25 @@
-"""Results of a function over items, computed ahead by a thread."""
+"""Items of an iterable, taken ahead by a thread."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
-def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> Generator[U, None, None]:
-    """`map(function, items)`, computed by a thread up to `depth` results ahead; its errors are raised here.
+def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """The items, taken by a thread up to `depth` ahead, so that `map(function, items)` is computed there; its errors
+    are raised here.
 
     Closing the iterator (or leaving the loop over it) ends the thread.
     """
-    results: queue.Queue[tuple[U | None, BaseException | None]] = queue.Queue(depth)
+    results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
 
-    def put(result: U | None, error: BaseException | None) -> None:
+    def put(result: T | None, error: BaseException | None) -> None:
         while not stop.is_set():
             try:
                 results.put((result, error), timeout=0.1)
@@ -32,7 +32,7 @@ def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> 
             for item in items:
                 if stop.is_set():
                     return
-                put(function(item), None)
+                put(item, None)
             put(None, StopIteration())
         except BaseException as error:
             put(None, error)

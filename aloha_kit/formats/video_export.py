@@ -52,7 +52,7 @@ def write_video(
     A thread reads ahead, so that images are decoded and hashed while others are encoded.
 
     Args:
-        on_image: called with every image, in order, by that thread.
+        on_image: called with every image.
 
     Raises:
         EpisodeError: another number of images is decoded than was encoded.
@@ -60,16 +60,12 @@ def write_video(
     rows, kept = episode.length, {}
     every = max(1, rows // _SAMPLES)
     options: dict[str, Any] = {"crf": crf, "preset": _PRESET[codec], "gop": _GOP, "threads": 1}
-
-    def read(image: Image) -> Image:
-        if on_image is not None:
-            on_image(image)
-        return image
-
-    images = prefetch(read, record.pixels(episode, camera, rows), depth=_AHEAD)
+    images = prefetch(record.pixels(episode, camera, rows), depth=_AHEAD)
     with Mp4Writer(path, rate_hz, codec=codec, **options) as video, closing(images):
         for i, image in enumerate(images):
             video.add(image)
+            if on_image is not None:
+                on_image(image)
             if i % every == 0:
                 kept[i] = image
     count, decibels = quality(path, kept)

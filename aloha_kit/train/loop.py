@@ -92,7 +92,7 @@ class Trainer:
         saved = began
         self.network.train()
         rows = enumerate(job.sampler.batches(position.step, job.num_steps), start=position.step)
-        with closing(prefetch(self._load, rows)) as batches, self.progress:
+        with closing(prefetch(map(self._load, rows))) as batches, self.progress:
             for batch in self.progress.timed(batches):
                 self._step(batch)
                 stopped = self._stop_requested(before + time.monotonic() - began)

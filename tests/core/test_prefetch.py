@@ -17,7 +17,7 @@ def test_prefetch_keeps_order_and_stays_ahead() -> None:
             ahead.set()
         return x * x
 
-    results = prefetch(square, range(100), depth=2)
+    results = prefetch(map(square, range(100)), depth=2)
     assert next(results) == 0
     assert ahead.wait(5), "the thread works without a request"
     assert [next(results) for _ in range(4)] == [1, 4, 9, 16]
@@ -31,7 +31,7 @@ def test_prefetch_raises_what_went_wrong_and_ends_its_thread() -> None:
             raise RuntimeError("frame 7 is damaged")
         return x
 
-    results = prefetch(fail, range(5))
+    results = prefetch(map(fail, range(5)))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(RuntimeError, match="frame 7 is damaged"):
         next(results)
@@ -39,4 +39,4 @@ def test_prefetch_raises_what_went_wrong_and_ends_its_thread() -> None:
 
 
 def test_prefetch_of_nothing() -> None:
-    assert list(prefetch(str, [])) == []
+    assert list(prefetch([])) == []
