@@ -81,7 +81,7 @@ def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") 
     """Check before hours of work that `publish` will be possible after them.
 
     Raises:
-        ConfigError: the table has no such row, or there is no README with such a table.
+        ConfigError: the tables have no such row, or a README lacks its table.
     """
     if (task, preset) not in ROWS:
         presets = ", ".join(name for mine, name in ROWS if mine == task) or Message("none")
@@ -91,7 +91,7 @@ def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") 
             task=task,
             preset=preset,
         )
-    _parts(train / "README.md")
+    _require_tables(train)
 
 
 def publish(result: Result, train: Path = CHECKOUT / "train") -> str:
@@ -100,8 +100,7 @@ def publish(result: Result, train: Path = CHECKOUT / "train") -> str:
     Raises:
         ConfigError: there is no README with such a table (the package does not run from a checkout).
     """
-    for readme in READMES.values():
-        _parts(train / readme)
+    _require_tables(train)
     file = make_folder(train / "results") / f"{result.task}_{result.preset}.json"
     write_json(file, to_mapping(result))
     renew(train)
@@ -132,6 +131,11 @@ def table(results: Path) -> str:
         file = results / f"{task}_{preset}.json"
         rows.append(read(file) if file.exists() else new_result(task, preset, load_preset(preset, task)))
     return overview(rows)
+
+
+def _require_tables(train: Path) -> None:
+    for readme in READMES.values():
+        _parts(train / readme)
 
 
 def _parts(readme: Path) -> tuple[str, str]:
@@ -238,7 +242,7 @@ def _target(result: Result) -> str:
 
 
 def _published(result: Result) -> str:
-    text = str(result.values.get("published") or UNKNOWN)
+    text = tr(str(result.values.get("published") or UNKNOWN))  # of our presets, there is a translation
     return text if result.published is None else tr("about {rate}", rate=f"{result.published:.0%}")
 
 

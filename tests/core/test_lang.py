@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
+import yaml
 
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.convert.args import ConvertArgs
@@ -99,6 +100,15 @@ def help_texts() -> Iterator[tuple[str, ...]]:
             yield from ((text,) for text in (flags._plain(flag.text), flag.group.rstrip(".") if whole else "") if text)
 
 
+def preset_texts() -> Iterator[tuple[str, ...]]:
+    """What presets say of published results, which tables show."""
+    for file in sorted((PACKAGE.parent / "configs/reproduce").glob("*.yaml")):
+        preset = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for part in (preset, *preset.get("tasks", {}).values()):
+            if part.get("published"):
+                yield (part["published"],)
+
+
 def catalogue() -> dict[tuple[str, ...], str]:
     """{msgid and plural: msgstr} of the source of the Chinese catalogue."""
     text = (LOCALE / "zh.po").read_text(encoding="utf-8")
@@ -114,7 +124,7 @@ def fields(text: str) -> list[str]:
 
 
 def test_every_message_has_a_translation_and_every_translation_a_message() -> None:
-    requested, there = {*messages(), *help_texts()}, catalogue()
+    requested, there = {*messages(), *help_texts(), *preset_texts()}, catalogue()
     assert sorted(requested - there.keys()) == []
     assert sorted(there.keys() - requested) == []
     assert [key for key, chinese in there.items() if not chinese] == []
