@@ -132,6 +132,8 @@ def session(
         env.close()
         bag.signal(signal.SIGINT)
     assert bag.wait() == 0, bag.text()
+    # the command ends 0.25 s after SIGINT at the latest; the program that it started closes the bag and renames it then
+    until((folder / "session.bag").exists, "rosbag has closed the bag")
     return Session(outcome, max_reward, about, states, writer.path, folder / "session.bag")
 
 
