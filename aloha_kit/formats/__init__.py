@@ -64,6 +64,7 @@ and `rosbag` for their files, else `hdf5`."""
 
 
 BAGS = (".bag", ".mcap", ".db3")
+UNCLOSED_BAG = ".bag.active"  # the name that rosbag gives a bag of ROS 1 until it closes it
 """Endings of the files of ROS bags."""
 
 
@@ -248,12 +249,19 @@ def is_robomimic(file: Any) -> bool:
 
 
 def bags_in(place: Path) -> list[Path]:
-    """ROS bags at a place by their names: a file, a rosbag2 folder, or those in a folder, sorted."""
+    """ROS bags at a place by their names: a file, a rosbag2 folder, or those in a folder, sorted.
+
+    Those that are not there, or not closed, are among them: their reader names them.
+    """
     if (place / "metadata.yaml").is_file():
         return [place]
     if not place.is_dir():
-        return [place] if place.suffix in BAGS else []  # its reader names one that is not there
-    return [path for path in sorted(place.iterdir()) if path.suffix in BAGS or (path / "metadata.yaml").is_file()]
+        return [place] if _named_as_bag(place) else []
+    return [path for path in sorted(place.iterdir()) if _named_as_bag(path) or (path / "metadata.yaml").is_file()]
+
+
+def _named_as_bag(path: Path) -> bool:
+    return path.suffix in BAGS or path.name.endswith(UNCLOSED_BAG)
 
 
 def mcap_files(place: Path) -> list[Path]:

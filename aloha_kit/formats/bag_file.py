@@ -21,11 +21,19 @@ class Bag:
         topics: {topic: type of its messages, sensor_msgs/Imu}; only topics with messages.
 
     Raises:
-        EpisodeError: rosbags is not installed, or the bag is damaged, cut off or was not indexed.
+        EpisodeError: rosbags is not installed, or the bag is not there, not closed, damaged, cut off or not indexed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        active = path.with_name(f"{path.name.removesuffix('.active')}.active")
+        if active.exists() and (active == path or not path.exists()):
+            raise EpisodeError(
+                "{path} is not closed: rosbag records it, or was killed. Once it has ended, "
+                "run `rosbag reindex {name}` and remove .active from the name",
+                path=active,
+                name=active.name,
+            )
         if not path.exists():
             raise EpisodeError("no bag '{path}'", path=path)
         try:

@@ -184,6 +184,18 @@ def test_a_folder_is_an_episode_a_bag_and_a_damaged_one_can_be_left_out(tmp_path
     assert [file.name for file in (tmp_path / "out").glob("*.hdf5")] == ["episode_0.hdf5"]
 
 
+def test_a_bag_that_rosbag_has_not_closed_is_named(tmp_path: Path) -> None:
+    task = bags.write_task(tmp_path)
+    (tmp_path / "day").mkdir()
+    bags.write_ros1(tmp_path / "day" / "a.bag", session(0.8))
+    active = (tmp_path / "day" / "a.bag").rename(tmp_path / "day" / "a.bag.active")
+    for place in (tmp_path / "day", tmp_path / "day" / "a.bag", active):
+        told = failure(convert, place, tmp_path / "out", task)
+        assert f"{active} is not closed: rosbag records it, or was killed" in told, place
+    bags.write_ros1(tmp_path / "day" / "a.bag", session(0.8))
+    convert(tmp_path / "day" / "a.bag", tmp_path / "out", task)
+
+
 def without(topic: str) -> Callable[[Recorded], Recorded]:
     return lambda recorded: [each for each in recorded if each[1] != topic]
 
