@@ -12,18 +12,22 @@ from aloha_kit.policies.generator import BatchGenerator
 
 
 class FlowNetwork(DenoisingNetwork):
-    """The network predicts the velocity (clean - noise) on the straight line from noise at time 0 to the chunk at 1."""
+    """Chunks move on the straight line from noise at time 0 to the clean chunk at time 1, with velocity clean - noise.
+
+    The network predicts the velocity, or the clean chunk (`prediction_type`), see Li and He, 2025, arXiv 2511.13720.
+    """
 
     samples = True
     config: FlowConfig
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss` = `mse`, of the velocity at a random time of each sample."""
+        """`loss` = `mse`, of what the network predicts, at a random time of each sample."""
         clean = self.clean_chunk(batch)
         noise = torch.randn_like(clean)
         time = torch.rand(len(clean), device=clean.device)
-        velocity = self.denoise(torch.lerp(noise, clean, time.view(-1, 1, 1)), 100 * time, self.condition(batch))
-        loss = self.mean_square(velocity - (clean - noise), batch)
+        predicted = self.denoise(torch.lerp(noise, clean, time.view(-1, 1, 1)), 100 * time, self.condition(batch))
+        target = clean if self._predicts_chunk else clean - noise
+        loss = self.mean_square(predicted - target, batch)
         return {"loss": loss, "mse": loss.detach()}
 
     def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
@@ -33,8 +37,14 @@ class FlowNetwork(DenoisingNetwork):
         chunk = generator.normal(self.chunk_size, self.action_dim).to(condition.device)
         for step in range(steps):
             time = torch.full((chunk.shape[0],), 100 * step / steps, device=chunk.device)
-            chunk = chunk + self.denoise(chunk, time, condition).float() / steps
+            predicted = self.denoise(chunk, time, condition).float()
+            # the clean chunk is reached at the end, `steps - step` Euler steps ahead
+            chunk = chunk + ((predicted - chunk) / (steps - step) if self._predicts_chunk else predicted / steps)
         return self.normaliser.undo("action", chunk)
+
+    @property
+    def _predicts_chunk(self) -> bool:
+        return self.config.prediction_type == "sample"
 
 
 class MipNetwork(DenoisingNetwork):

@@ -71,11 +71,21 @@ def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
         DiffusionConfig(**SMALL, diffusion_steps=8, inference_steps=8, sampler="ddpm", prediction_type="sample"),
         DiffusionConfig(**SMALL, use_environment_state=True, inference_steps=4),
         FlowConfig(**SMALL),
+        FlowConfig(**SMALL, prediction_type="sample"),
         FlowConfig(**{**SMALL, "down_dims": (16, 16, 32), "normalisation": "mean_std"}),
         MipConfig(**SMALL),
         DiffusionConfig(**TRANSFORMER, image_crop=0.8, inference_steps=4),
     ],
-    ids=["diffusion", "ddpm, clean chunk", "object poses", "flow", "flow, three levels", "mip", "transformer"],
+    ids=[
+        "diffusion",
+        "ddpm, clean chunk",
+        "object poses",
+        "flow",
+        "flow, clean chunk",
+        "flow, three levels",
+        "mip",
+        "transformer",
+    ],
 )
 def test_contract(config: DenoisingConfig, tmp_path: Path) -> None:
     poses = ("cube_x", "cube_y") if config.use_environment_state else ()
@@ -231,12 +241,33 @@ def test_noise_of_training_is_the_schedules() -> None:
     torch.testing.assert_close(losses["loss"], noise.square().mean())
 
 
-def test_flow_with_a_perfect_velocity_gives_the_chunk() -> None:
-    network: FlowNetwork = blind(FlowConfig, inference_steps=3)
+@pytest.mark.parametrize("kind", ["velocity", "sample"])
+def test_flow_with_a_perfect_network_gives_the_chunk(kind: Any) -> None:
+    network: FlowNetwork = blind(FlowConfig, inference_steps=3, prediction_type=kind)
     chunk = torch.linspace(-0.9, 0.9, 8).view(1, 4, 2)
-    network.unet = Ideal(chunk, lambda x, time, clean: (clean - x) / (1 - time / 100))  # type: ignore[assignment]
+    velocity = lambda x, time, clean: (clean - x) / (1 - time / 100)  # noqa: E731
+    network.unet = Ideal(chunk, velocity if kind == "velocity" else lambda x, time, clean: clean)  # type: ignore[assignment]
     found = network.predict(batch_of(BLIND, rows=4, size=2), BatchGenerator([(1,), (2,)]))
     torch.testing.assert_close(found, chunk.expand(2, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_both_predictions_of_flow_integrate_alike_and_learn_their_target() -> None:
+    """A network that is wrong by the same velocity: v = (clean - x) / (1 - t) is one prediction told as the other."""
+    batch, found = batch_of(BLIND, rows=4, size=2), []
+    for kind in ("velocity", "sample"):
+        network: FlowNetwork = blind(FlowConfig, inference_steps=4, prediction_type=kind)
+        velocity = lambda x, t: torch.sin(3 * x) - t  # noqa: E731
+        told = velocity if kind == "velocity" else lambda x, t: x + (1 - t) * (torch.sin(3 * x) - t)
+        network.unet = Ideal(torch.zeros(1), lambda x, time, _, told=told: told(x, time / 100))  # type: ignore[assignment]
+        found.append(network.predict(batch, BatchGenerator([(1,), (2,)])))
+        torch.manual_seed(3)
+        loss = network.losses(batch)["loss"]
+        torch.manual_seed(3)
+        noise, time = torch.randn(2, 4, 2), torch.rand(2).view(2, 1, 1)
+        x = (1 - time) * noise + time * batch["actions"]
+        target = batch["actions"] - (noise if kind == "velocity" else 0)
+        torch.testing.assert_close(loss, (told(x, time) - target).square().mean())
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
 
 
 def test_the_two_step_regression_by_hand() -> None:
