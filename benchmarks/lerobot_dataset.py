@@ -38,6 +38,15 @@ def recorded(cameras: Sequence[str], episodes: int, size: tuple[int, int] = (480
     return folder
 
 
+def resized(episodes: Path, size: tuple[int, int]) -> Path:
+    """A folder of the same episodes with images of another size."""
+    folder = episodes.with_name(f"{episodes.name}_at_{size[0]}x{size[1]}")
+    if not folder.is_dir():
+        command = [sys.executable, "-m", "aloha_kit.episode", "resize", str(episodes), "--size", *map(str, size)]
+        subprocess.run([*command, "--copy", str(folder)], check=True, stdout=sys.stderr)
+    return folder
+
+
 def converted(episodes: Path) -> Path:
     """The folder of LeRobot's data set with the images, joints and actions of a folder of episodes."""
     folder = episodes.with_name(episodes.name.replace("ours", "lerobot"))

@@ -9,6 +9,8 @@ before the clock runs, and the sides take turns. On a busy machine the CPU time 
 `lerobot_dataset.py` makes the demonstrations, once.
 
 - shards: our loader on `convert --format shards`, tar files in WebDataset's layout with tables of where images are.
+- "of 240x320": the same demonstrations after `episode resize --size 240 320 --copy`, which a network of that size needs
+  only; as shards and, by LeRobot's writer, as its video data set. All are compared with LeRobot's rows of 480x640.
 - Lance: the same loader and the same JPEG, which are taken as binary columns of a Lance data set (version 2.0 of its
   file format, the fastest one here) in one call a batch.
 - HDF5: the same loader on our episodes; cached: the frame cache, decoded and resized before.
@@ -26,12 +28,13 @@ import sys
 from pathlib import Path
 
 import peers
-from lerobot_dataset import converted, recorded
+from lerobot_dataset import converted, recorded, resized
 
 HERE = Path(__file__).parent
 CHUNK, BATCH, TURNS = 100, 8, 3
 CAMERAS = ("top", "left_wrist", "right_wrist")
 LEROBOT = "LeRobot"
+SMALL = (240, 320)
 
 
 def main() -> None:
@@ -40,23 +43,27 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=2)
     args = parser.parse_args()
     ours = recorded(CAMERAS, args.episodes)
-    sides = (
-        (sys.executable, "shards_ours.py", ours),
-        (peers.python_of("lerobot"), "data_loading_lerobot.py", converted(ours)),
+    small, of_small = resized(ours, SMALL), f" of {SMALL[0]}x{SMALL[1]}"
+    lerobot = peers.python_of("lerobot")
+    sides: tuple[tuple[str | Path, str, Path, str, tuple[str, ...]], ...] = (
+        (sys.executable, "shards_ours.py", ours, "", ()),
+        (sys.executable, "shards_ours.py", small, of_small, ("shards",)),
+        (lerobot, "data_loading_lerobot.py", converted(ours), "", ()),
+        (lerobot, "data_loading_lerobot.py", converted(small), of_small, ()),
     )
     turns: list[dict[str, dict[str, float]]] = []
     for _ in range(TURNS):
         turn: dict[str, dict[str, float]] = {}
-        for python, script, folder in sides:
-            arguments = [folder, CHUNK, BATCH, args.seconds / TURNS]
+        for python, script, folder, of, only in sides:
+            arguments = [folder, CHUNK, BATCH, args.seconds / TURNS, *only]
             found = peers.run_side(python, str(HERE / script), arguments, os.cpu_count() or 1)
-            turn |= {f"{LEROBOT}, {name}" if "workers" in name else name: result for name, result in found.items()}
+            turn |= {(f"{LEROBOT}{of}, {name}" if python == lerobot else f"{name}{of}"): found[name] for name in found}
         turns.append(turn)
     means = {
         row: {key: statistics.fmean(turn[row][key] for turn in turns) for key in ("rate", "cpu_ms")} for row in turns[0]
     }
-    best = max(result["rate"] for name, result in means.items() if name.startswith(LEROBOT))
-    least = min(result["cpu_ms"] for name, result in means.items() if name.startswith(LEROBOT))
+    best = max(result["rate"] for name, result in means.items() if name.startswith(f"{LEROBOT}, "))
+    least = min(result["cpu_ms"] for name, result in means.items() if name.startswith(f"{LEROBOT}, "))
     print("| three cameras 480x640 | samples a second | times LeRobot's best | CPU ms a sample | LeRobot's by it |")
     print("|---|---|---|---|---|")
     for name, result in means.items():
