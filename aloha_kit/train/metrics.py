@@ -46,6 +46,33 @@ def success_of(task: str) -> str:
     return f"success_rate/{task}"
 
 
+WRONG_END = 8.0
+"""From this ratio of errors on, the end of a chunk is reported. Policies that succeeded had up to 5, one that failed by
+it 16 (train/TUNING.md)."""
+
+
+def wrong_chunk_end(rows: Sequence[Mapping[str, float]]) -> tuple[str, float, float] | None:
+    """Joints whose error at the last action of a chunk is `WRONG_END` times that at the first, in the last validation.
+
+    Args:
+        rows: of metrics.csv.
+
+    Returns:
+        (group, error at the first action, at the last), of the group with the largest ratio; None where there is none.
+    """
+    found = next((row for row in reversed(rows) if any(name.endswith("_last") for name in row)), {})
+    ends = {
+        name.removesuffix("_last").removeprefix("val_error_"): (found[f"{name.removesuffix('_last')}_first"], last)
+        for name, last in found.items()
+        if name.endswith("_last") and name.startswith("val_error_")
+    }
+    wrong = {group: (first, last) for group, (first, last) in ends.items() if last >= WRONG_END * first}
+    if not wrong:
+        return None
+    group = max(wrong, key=lambda name: wrong[name][1] / max(wrong[name][0], 1e-12))
+    return group, *wrong[group]
+
+
 _LEGEND = {
     "val_loss": "validation loss",
     "val_deployed": "validation, as deployed",

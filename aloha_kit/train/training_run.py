@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -34,7 +34,7 @@ from aloha_kit.train.boards import require_wandb, WandbBoard
 from aloha_kit.train.device import choose_device, keep_freed_memory, set_gpu_arithmetic
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
-from aloha_kit.train.metrics import Columns, plot_losses
+from aloha_kit.train.metrics import Columns, plot_losses, wrong_chunk_end
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import NullProgress, Progress
 from aloha_kit.train.run_folder import describe_data, Position, Run
@@ -182,10 +182,12 @@ def _progress(setup: TrainingSetup, job: TrainingJob, resumed: Mapping[str, Any]
 def _report_end(job: TrainingJob, end: Position, stopped: str) -> None:
     """Plot the losses; print where the policy is, and how to go on after a signal."""
     metrics, run = job.run.folder / "metrics.csv", job.run
+    rows = read_metrics(metrics)
     try:
-        plot_losses(read_metrics(metrics), run.folder / "loss.png", Columns.of(job.network))
+        plot_losses(rows, run.folder / "loss.png", Columns.of(job.network))
     except ImportError as error:  # the run has not failed
         LOG.warning("no loss.png: %s; the numbers are in %s", error, metrics)
+    _warn_of_chunk_end(job.network, rows)
     where = run.checkpoints / ("best" if (run.checkpoints / "best").exists() else "last")
     print(
         tr(
@@ -207,6 +209,25 @@ def _report_end(job: TrainingJob, end: Position, stopped: str) -> None:
                 command=command("train", "--resume", run.folder),
             )
         )
+
+
+def _warn_of_chunk_end(network: ChunkNetwork, rows: Sequence[Mapping[str, float]]) -> None:
+    """Report a wrong end of the chunk to whoever would execute it."""
+    config, size = network.config, network.chunk_size
+    wrong = wrong_chunk_end(rows)
+    if wrong is None or config.ensemble_weight is not None or (config.n_action_steps or size) < size:
+        return
+    group, first, last = wrong
+    LOG.warning(
+        tr(
+            "the last action of a chunk is wrong: its error is {last:.2g} ({group}), that of the first {first:.2g}. "
+            "Execute fewer than its {size} actions: --n_action_steps in training, eval and deploy",
+            last=last,
+            group=group,
+            first=first,
+            size=size,
+        )
+    )
 
 
 def _faster(setup: TrainingSetup, device: str) -> str:

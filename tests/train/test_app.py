@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CHECKSUMS
+from aloha_kit.train import metrics
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.loop import Trainer
 from tests.commands import failure
@@ -54,6 +55,18 @@ def test_a_run_leaves_everything_it_promises(
     with pytest.raises(SystemExit, match=r"error: .*run' is not empty; go on with it by --resume"):
         main(flags)
     assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_a_wrong_end_of_the_chunk_is_reported_to_whoever_executes_it(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main([*flags, "--no_preflight"])
+    assert "the last action of a chunk" not in capsys.readouterr().err
+    monkeypatch.setattr(metrics, "WRONG_END", 0.0)
+    warning = "the last action of a chunk is wrong: its error is "
+    for more, warned in ("", True), ("--n_action_steps 3", False), ("--ensemble_weight 0.01", False):
+        main([*flags, "--no_preflight", "--ckpt_dir", str(tmp_path / (more or "whole")), *more.split()])
+        assert (warning in capsys.readouterr().err) == warned, more
 
 
 def test_resume_goes_on_and_takes_new_values(tmp_path: Path, flags: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from aloha_kit.core import ConfigError
 from aloha_kit.core.metrics_file import MetricsFile, read_metrics
 from aloha_kit.train.args import parse, to_snapshot
-from aloha_kit.train.metrics import Columns, plot_losses
+from aloha_kit.train.metrics import Columns, plot_losses, wrong_chunk_end
 from aloha_kit.train.run_folder import Run
 from tests.train.job import COLUMNS
 
@@ -69,6 +69,20 @@ def test_columns_that_a_run_has_stay(tmp_path: Path) -> None:
         {"step": 10, "val_deployed": 1.5},
         {"step": 20, "l1": 0.25},
     ]
+
+
+def test_a_wrong_end_of_the_chunk_is_found_in_the_last_validation() -> None:
+    def validated(**errors: tuple[float, float]) -> dict[str, float]:
+        ends = {"_first": 0, "_last": 1}
+        return {f"val_error_{group}{end}": errors[group][i] for group in errors for end, i in ends.items()}
+
+    training = {"step": 30.0, "loss": 1.0}
+    wrong = {"step": 20.0, **validated(left=(0.0075, 0.135), right=(0.018, 0.29), left_gripper=(0.015, 0.1))}
+    assert wrong_chunk_end([training, wrong, training]) == ("left", 0.0075, 0.135)
+    sound = {"step": 40.0, **validated(left=(0.0127, 0.0555), right=(0.0139, 0.0625))}
+    assert wrong_chunk_end([wrong, sound, training]) is None
+    assert wrong_chunk_end([training]) is None
+    assert wrong_chunk_end([]) is None
 
 
 def test_the_image_of_the_losses(tmp_path: Path) -> None:
