@@ -22,7 +22,7 @@ from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import Environment, Policy, UsageError, WallClock
+from aloha_kit.core import Contract, ContractError, Environment, Policy, UsageError, WallClock
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.lang import Message, tr
@@ -30,6 +30,7 @@ from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.deployment_report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
 from aloha_kit.deploy.policy_source import executor, PolicySource, served
+from aloha_kit.deploy.resized_images import resizable, with_resized_images
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.serve import serve
 from aloha_kit.deploy.video_camera import choose_view, with_view
@@ -87,7 +88,8 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         task, rig = match_checkpoint(task, rig, source.contract, args.image_size, robot=robot)
         view, videos = choose_view(task, rig, args.video_camera, args.video, robot=robot)
         shown = with_view(task, rig, view, args.video_size) if videos and view not in task.cameras else None
-        env, recorded = _connected(stack, source, task, rig, shown, starts, realtime=args.realtime)
+        env, recorded = _connected(stack, task, rig, shown, starts, realtime=args.realtime)
+        source = _fitting(source, task, rig, env.contract, resize=args.resize_images)
         live = isinstance(env, LiveRobot)
         inference = args.inference or ("async" if live else "sync")
         execution = args.execution(inference).with_default(
@@ -135,9 +137,27 @@ def _configuration(args: DeployArgs) -> tuple[TaskConfig, RigConfig, bool]:
     return task, rig, robot
 
 
+def _fitting(source: PolicySource, task: TaskConfig, rig: RigConfig, robot: Contract, *, resize: bool) -> PolicySource:
+    """The policy on the robot's observations. Raises ContractError where it does not fit them."""
+    fits = Message("rig '{rig}' in task '{task}'", rig=rig.name, task=task.name)
+    sizes = resizable(source.contract, robot)
+    if resize and sizes:
+        source = with_resized_images(source, robot)
+    try:
+        source.contract.require(robot, mine=Message("policy {name}", name=source.name), theirs=fits)
+    except ContractError as error:
+        if resize or not sizes:
+            raise
+        raise ContractError(
+            "{error}\n  if images of {cameras} were resized for the training: --resize_images",
+            error=error,
+            cameras=", ".join(sizes),
+        ) from None
+    return source
+
+
 def _connected(
     stack: contextlib.ExitStack,
-    source: PolicySource,
     task: TaskConfig,
     rig: RigConfig,
     shown: tuple[TaskConfig, RigConfig] | None,
@@ -148,8 +168,6 @@ def _connected(
     """The environment of the policy, and the one of rollouts with a video: another one where `shown` adds a camera."""
     env: Any = envs.connect(task, rig, realtime=realtime)
     stack.callback(env.close)
-    fits = Message("rig '{rig}' in task '{task}'", rig=rig.name, task=task.name)
-    source.contract.require(env.contract, mine=Message("policy {name}", name=source.name), theirs=fits)
     recorded: Any = env
     if shown is not None:
         recorded = envs.connect(*shown, realtime=realtime)

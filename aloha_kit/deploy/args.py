@@ -108,6 +108,9 @@ class DeployArgs(NetworkFlags):
     """Steps of a rollout, in place of the task's."""
     realtime: bool = False
     """Pace a simulated rig at the task's rate instead of as fast as it computes."""
+    resize_images: bool = False
+    """Robot: resize its images to those that the policy reads, as episode resize did with its episodes. Only larger
+    images of the same proportions are resized."""
     token: str | None = None
     """Token of the policy server; by default $ALOHA_KIT_TOKEN, which other users of this machine cannot read."""
     timeout_s: float = 1.0

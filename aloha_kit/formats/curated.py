@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +15,7 @@ from aloha_kit.core.exporter import PER_STEP
 from aloha_kit.core.lang import joined as joined_text
 from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Array, EpisodeSource, Image, RecordedEpisode, Shard
+from aloha_kit.storage.codec import resize
 from aloha_kit.storage.curation import Curation, EpisodeEdit
 
 _Rows = TypeVar("_Rows", bound=npt.NDArray[Any])
@@ -215,10 +215,7 @@ class CuratedEpisode:
         if camera not in self.sizes:
             return self.original.image(recorded, self.start + i, at_least)
         height, width = self.sizes[camera]
-        image = self.original.image(recorded, self.start + i, (2 * height, 2 * width))
-        smaller = image.shape[0] * image.shape[1] > height * width
-        how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+        return resize(self.original.image(recorded, self.start + i, (2 * height, 2 * width)), (height, width))
 
     def image_size(self, camera: str) -> tuple[int, int]:
         return self.sizes.get(camera) or self.original.image_size(self._recorded(camera))

@@ -44,6 +44,14 @@ which all readers of its files rely on; an ordinary viewer shows them with red a
 """
 
 
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """An (H, W, 3) image at another (height, width): by the mean over areas where that is smaller, else bilinear."""
+    height, width = size
+    smaller = image.shape[0] * image.shape[1] > height * width
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+
+
 def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -> Image:
     """JPEG bytes (N,) of an (H, W, 3) RGB image."""
     try:

@@ -193,6 +193,28 @@ def test_every_difference_of_policy_and_rig_is_listed(tmp_path: Path) -> None:
 def test_other_image_sizes_than_in_training_are_refused(trained: Path) -> None:
     text = fail("--ckpt", trained, *TASK, "--image_size", 60, 80)
     assert "camera 'top': (48, 64) (height, width) against (60, 80)" in text
+    assert "if images of top were resized for the training: --resize_images" in text
+    assert "--resize_images" not in fail("--ckpt", trained, *TASK, "--image_size", 60, 90)
+    assert "against (60, 90)" in fail("--ckpt", trained, *TASK, "--image_size", 60, 90, "--resize_images")
+    assert "--resize_images" not in fail("--ckpt", trained, *TASK, "--image_size", 24, 32), "smaller ones lack detail"
+
+
+def test_larger_images_are_resized_for_the_policy(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    predict = TimedChunkPolicy.predict_chunk
+    monkeypatch.setattr(
+        TimedChunkPolicy,
+        "predict_chunk",
+        lambda self, given: (seen.append(given["images"]["top"]), predict(self, given))[1],
+    )
+    flags = ("--num_rollouts", 1, "--video", 0, "--episode_len", 2, "--n_action_steps", 1)
+    deploy("--ckpt", trained, *TASK, *flags, "--image_size", 96, 128, "--resize_images", "--output", tmp_path)
+    assert json.loads((tmp_path / "deploy.json").read_text())["execution"]["resized_images"] == {"top": [48, 64]}
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        assert episode.image_size("top") == (96, 128), "as the camera gave it"
+        area = episode.image("top", 1).reshape(48, 2, 64, 2, 3).mean((1, 3))
+    assert seen[1].shape == (48, 64, 3)
+    assert np.abs(seen[1] - area).mean() < 3, "the mean of each 2x2, but for JPEG"
 
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c"])

@@ -164,6 +164,17 @@ def test_every_difference_of_policy_and_rig_is_listed_before_anything_moves(rig:
     assert sent == []
 
 
+def test_a_policy_of_smaller_images_acts_only_where_it_is_told_to_resize(rig: Path, tmp_path: Path, capfd: Any) -> None:
+    small = save_checkpoint(tmp_path / "best", Contract.of(NAMES, NAMES, {"cam_high": (24, 32)}, rate_hz=50.0))
+    text = fail(rig, small, tmp_path / "refused")
+    assert "camera 'cam_high': (24, 32) (height, width) against (48, 64)" in text
+    assert text.rstrip().endswith("if images of cam_high were resized for the training: --resize_images")
+    deploy(rig, small, tmp_path / "out", "--seed", 7, "--resize_images")
+    assert_parked(capfd.readouterr()[1])
+    with Episode.open(tmp_path / "out" / "episode_0.hdf5") as episode:
+        assert (episode.length, episode.image_size("cam_high")) == (30, (48, 64))
+
+
 def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, release: threading.Event
 ) -> None:
