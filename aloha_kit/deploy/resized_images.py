@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, Observation
-from aloha_kit.core.features import IMAGES
+from aloha_kit.core.features import IMAGES, Subset
 from aloha_kit.core.policy import ChunkSource
 from aloha_kit.deploy.policy_source import PolicySource
 from aloha_kit.storage.codec import Image, resize
@@ -62,21 +62,13 @@ class ResizedImages:
         return {**observation, "images": _Resized(observation["images"], self._sizes), "images_jpeg": kept}
 
 
-class _Resized(Mapping[str, Image]):
+class _Resized(Subset[Image]):
     """Images by camera, decoded and resized when they are read."""
 
     def __init__(self, images: Mapping[str, Image], sizes: Sizes) -> None:
-        self._images, self._sizes = images, sizes
+        super().__init__(images, images)
+        self._sizes = sizes
 
     def __getitem__(self, name: str) -> Image:
-        image = self._images[name]
+        image = super().__getitem__(name)
         return resize(image, self._sizes[name]) if name in self._sizes else image
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._images
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._images)
-
-    def __len__(self) -> int:
-        return len(self._images)
