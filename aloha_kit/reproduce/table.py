@@ -35,7 +35,7 @@ ROWS = (
         ("transfer_cube", preset)
         for preset in (
             *("paper", "fast", "fast_from_scratch", "fast_diffusion"),
-            *("cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_diffusion"),
+            *("cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_mip", "cpu_diffusion"),
         )
     ),
     *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick", "cpu_flow", "cpu_diffusion")),
