@@ -64,8 +64,9 @@ and `rosbag` for their files, else `hdf5`."""
 
 
 BAGS = (".bag", ".mcap", ".db3")
-UNCLOSED_BAG = ".bag.active"  # the name that rosbag gives a bag of ROS 1 until it closes it
 """Endings of the files of ROS bags."""
+UNCLOSED_BAG = ".bag.active"
+"""That of a ROS 1 bag until rosbag closes it."""
 
 
 @dataclass(frozen=True)

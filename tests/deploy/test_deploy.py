@@ -202,11 +202,12 @@ def test_other_image_sizes_than_in_training_are_refused(trained: Path) -> None:
 def test_larger_images_are_resized_for_the_policy(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     seen: list[Any] = []
     predict = TimedChunkPolicy.predict_chunk
-    monkeypatch.setattr(
-        TimedChunkPolicy,
-        "predict_chunk",
-        lambda self, given: (seen.append(given["images"]["top"]), predict(self, given))[1],
-    )
+
+    def noting(policy: TimedChunkPolicy, observation: Any) -> Any:
+        seen.append(observation["images"]["top"])
+        return predict(policy, observation)
+
+    monkeypatch.setattr(TimedChunkPolicy, "predict_chunk", noting)
     flags = ("--num_rollouts", 1, "--video", 0, "--episode_len", 2, "--n_action_steps", 1)
     deploy("--ckpt", trained, *TASK, *flags, "--image_size", 96, 128, "--resize_images", "--output", tmp_path)
     assert json.loads((tmp_path / "deploy.json").read_text())["execution"]["resized_images"] == {"top": [48, 64]}
