@@ -221,8 +221,8 @@ def _warn_of_chunk_end(network: ChunkNetwork, rows: Sequence[Mapping[str, float]
     LOG.warning(
         tr(
             "the last action of a chunk is wrong: its error is {last:.2g} ({group}), that of the first {first:.2g}. "
-            "Execute fewer than its {size} actions (--n_action_steps in training, eval and deploy); a narrow network of "
-            "flow or diffusion predicts it better with --prediction_type sample",
+            "Execute fewer than its {size} actions (--n_action_steps in training, eval and deploy); a narrow network "
+            "of flow or diffusion predicts it better with --prediction_type sample",
             last=last,
             group=group,
             first=first,
