@@ -78,9 +78,12 @@ def test_a_wrong_end_of_the_chunk_is_found_in_the_last_validation() -> None:
 
     training = {"step": 30.0, "loss": 1.0}
     wrong = {"step": 20.0, **validated(left=(0.0075, 0.135), right=(0.018, 0.29), left_gripper=(0.015, 0.1))}
-    assert wrong_chunk_end([training, wrong, training]) == ("left", 0.0075, 0.135)
+    assert wrong_chunk_end([training, wrong, training]) == ("right", 0.018, 0.29)
     sound = {"step": 40.0, **validated(left=(0.0127, 0.0555), right=(0.0139, 0.0625))}
     assert wrong_chunk_end([wrong, sound, training]) is None
+    rests = {"step": 50.0, **validated(left=(1e-7, 1e-4), left_gripper=(0.0, 0.0), right=(0.0139, 0.0625))}
+    assert wrong_chunk_end([wrong, rests]) is None, "an arm at rest"
+    assert wrong_chunk_end([{"step": 50.0, **validated(left=(0.0, 0.0))}]) is None
     assert wrong_chunk_end([training]) is None
     assert wrong_chunk_end([]) is None
 
