@@ -140,13 +140,13 @@ def _configuration(args: DeployArgs) -> tuple[TaskConfig, RigConfig, bool]:
 def _fitting(source: PolicySource, task: TaskConfig, rig: RigConfig, robot: Contract, *, resize: bool) -> PolicySource:
     """The policy on the robot's observations. Raises ContractError where it does not fit them."""
     fits = Message("rig '{rig}' in task '{task}'", rig=rig.name, task=task.name)
-    sizes = resizable(source.contract, robot)
-    if resize and sizes:
+    if resize:
         source = with_resized_images(source, robot)
     try:
         source.contract.require(robot, mine=Message("policy {name}", name=source.name), theirs=fits)
     except ContractError as error:
-        if resize or not sizes:
+        sizes = resizable(source.contract, robot)
+        if not sizes:
             raise
         raise ContractError(
             "{error}\n  if images of {cameras} were resized for the training: --resize_images",

@@ -116,6 +116,15 @@ def test_images_may_travel_as_jpeg(served: str, tmp_path: Path) -> None:
         assert episode.length == 12
 
 
+def test_larger_images_are_resized_before_they_travel(served: str, trained: Path, tmp_path: Path) -> None:
+    flags = (*TASK, "--image_size", 96, 128, "--resize_images")
+    deploy("--remote", served, "--token", "secret", *flags, "--timeout_s", 60, "--output", tmp_path / "far")
+    deploy("--ckpt", trained, *flags, "--engine", "eager", "--output", tmp_path / "near")
+    with Episode.open(tmp_path / "far/episode_0.hdf5") as far, Episode.open(tmp_path / "near/episode_0.hdf5") as near:
+        np.testing.assert_allclose(far.action, near.action, atol=1e-4)
+        assert far.image_size("top") == (96, 128)
+
+
 @pytest.mark.parametrize("token", [None, "secret"])
 def test_serving_states_where_and_at_the_end_how_fast(
     token: str | None, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
