@@ -43,21 +43,20 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=2)
     args = parser.parse_args()
     ours = recorded(CAMERAS, args.episodes)
-    small, of_small = resized(ours, SMALL), f" of {SMALL[0]}x{SMALL[1]}"
-    lerobot = peers.python_of("lerobot")
-    sides: tuple[tuple[str | Path, str, Path, str, tuple[str, ...]], ...] = (
-        (sys.executable, "shards_ours.py", ours, "", ()),
-        (sys.executable, "shards_ours.py", small, of_small, ("shards",)),
-        (lerobot, "data_loading_lerobot.py", converted(ours), "", ()),
-        (lerobot, "data_loading_lerobot.py", converted(small), of_small, ()),
-    )
+    data = {"": ours, f" of {SMALL[0]}x{SMALL[1]}": resized(ours, SMALL)}
+    videos = {of: converted(folder) for of, folder in data.items()}
+    settings, lerobot = (CHUNK, BATCH, args.seconds / TURNS), peers.python_of("lerobot")
     turns: list[dict[str, dict[str, float]]] = []
     for _ in range(TURNS):
         turn: dict[str, dict[str, float]] = {}
-        for python, script, folder, of, only in sides:
-            arguments = [folder, CHUNK, BATCH, args.seconds / TURNS, *only]
-            found = peers.run_side(python, str(HERE / script), arguments, os.cpu_count() or 1)
-            turn |= {(f"{LEROBOT}{of}, {name}" if python == lerobot else f"{name}{of}"): found[name] for name in found}
+        for of, folder in data.items():
+            arguments = [folder, *settings, *(["shards"] if of else [])]
+            found = peers.run_side(sys.executable, str(HERE / "shards_ours.py"), arguments, os.cpu_count() or 1)
+            turn |= {f"{name}{of}": result for name, result in found.items()}
+        for of, folder in videos.items():
+            script = str(HERE / "data_loading_lerobot.py")
+            found = peers.run_side(lerobot, script, [folder, *settings], os.cpu_count() or 1)
+            turn |= {f"{LEROBOT}{of}, {name}": result for name, result in found.items()}
         turns.append(turn)
     means = {
         row: {key: statistics.fmean(turn[row][key] for turn in turns) for key in ("rate", "cpu_ms")} for row in turns[0]
