@@ -127,8 +127,8 @@ class FlowConfig(DenoisingConfig):
     network: ClassVar[str] = "aloha_kit.policies.flow:FlowNetwork"
 
     prediction_type: Literal["velocity", "sample"] = "velocity"
-    """What the network predicts: the velocity, or the clean chunk, which gives the velocity. A narrow network cannot
-    carry the noise that is part of the velocity; it predicts the clean chunk better."""
+    """What the network predicts: the velocity, or the clean chunk, which gives the velocity. A narrow network is better
+    at the clean chunk (train/TUNING.md)."""
     inference_steps: int = 5
     """Euler steps of the integration, each a pass through the network."""
 
