@@ -21,12 +21,12 @@ from pace import Pace
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core.prefetch import prefetch
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.camera_frames import DirectFrames, frame, OVERSAMPLING, resized, RGB
+from aloha_kit.data.camera_frames import decoded, DirectFrames, frame, RGB
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.formats import open_source
-from aloha_kit.storage.codec import decode_image
+from aloha_kit.storage.codec import decode_image, encoded_size
 
 WORKERS, ROUNDS = 2, 3
 SIZES = ((120, 160), (240, 320), (480, 640))
@@ -68,7 +68,7 @@ class LanceFrames:
 
         def decode(job: tuple[str, int]) -> None:
             camera, i = job
-            images[camera][i] = decoded(codes[camera][i], size)
+            images[camera][i] = shrunk(codes[camera][i], size)
 
         for _ in self._pool.map(decode, itertools.product(self._cameras, range(len(rows)))):
             pass
@@ -89,9 +89,8 @@ class Bytes:
         return {camera: [self._open[e].jpeg(camera, i) for e, i in places] for camera in self._table.cameras}
 
 
-def decoded(code: bytes, size: tuple[int, int]) -> Any:
-    least = OVERSAMPLING * size[0], OVERSAMPLING * size[1]
-    return resized(decode_image(code, at_least=least), size)
+def shrunk(code: bytes, size: tuple[int, int]) -> Any:
+    return decoded(lambda at_least: decode_image(code, at_least=at_least), encoded_size(code) or size, size)
 
 
 def stream(shards: Path, cameras: Sequence[str], size: tuple[int, int], batch: int) -> Iterator[Any]:
@@ -102,7 +101,7 @@ def stream(shards: Path, cameras: Sequence[str], size: tuple[int, int], batch: i
     while True:
         taken = [next(samples) for _ in range(batch)]
         codes = [sample[f"{camera}.jpg"] for sample in taken for camera in cameras]
-        yield list(pool.map(functools.partial(decoded, size=size), codes))
+        yield list(pool.map(functools.partial(shrunk, size=size), codes))
 
 
 def main() -> None:
@@ -142,7 +141,7 @@ def main() -> None:
         order = sampler.batches
         modes[f"{name}, bytes"] = (functools.partial(gathered, frames, order), 10)
     stored: Any = table.open(0)
-    first = np.asarray(decoded(stored.jpeg("top", 7), SIZES[0]))
+    first = np.asarray(shrunk(stored.jpeg("top", 7), SIZES[0]))
     assert np.array_equal(first, frame(tables["HDF5"].open(0), "top", 7, SIZES[0]))
     modes = {name: mode for name, mode in modes.items() if name.startswith(args.only)}
     paces = {name: Pace() for name in modes}

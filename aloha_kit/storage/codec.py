@@ -137,7 +137,7 @@ def decode_image(
         order = "standard" if _RGB_COMMENT in header.comments else order
     elif kind == "png" and len(held) > _PNG_DEPTH and held[_PNG_DEPTH] > 8:
         raise EpisodeError("a PNG of {bits} bits a channel, expected 8", bits=held[_PNG_DEPTH])
-    image = _decoded(held, flag)
+    image = _decoded(held, flag, (header.height, header.width) if header is not None else encoded_size(held))
     if image is None:
         raise EpisodeError(
             "not a whole {kind}: {count} bytes beginning {begin}",
@@ -155,7 +155,7 @@ def decode_depth(data: bytes) -> Depth:
         EpisodeError: not a 16-bit PNG of one channel, or damaged.
     """
     held = unpadded(data)
-    image = _decoded(held, cv2.IMREAD_UNCHANGED) if image_kind(held) == "png" else None
+    image = _decoded(held, cv2.IMREAD_UNCHANGED, encoded_size(held)) if image_kind(held) == "png" else None
     if image is None:
         raise EpisodeError(
             "depth is no whole PNG: {count} bytes beginning {begin}", count=len(held), begin=held[:8].hex(" ")
@@ -167,13 +167,12 @@ def decode_depth(data: bytes) -> Depth:
     return np.asarray(image, np.uint16)
 
 
-def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
-    """Pixels of an encoded image, None where the decoder refuses it.
+def _decoded(data: bytes, flag: int, size: tuple[int, int] | None) -> npt.NDArray[Any] | None:
+    """Pixels of an encoded image of this (height, width), None where the decoder refuses it.
 
     Raises:
         EpisodeError: its header declares a size larger than any camera's; raised before memory is allocated.
     """
-    size = encoded_size(data)
     if size is not None and size[0] * size[1] > _PIXELS:
         raise EpisodeError(
             "its header gives {height}x{width} pixels (height x width), expected at most {pixels}",

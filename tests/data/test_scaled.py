@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.camera_frames import frame, resized
@@ -86,7 +88,9 @@ def test_a_damaged_jpeg_is_named_whatever_the_size() -> None:
         ("detailed", (120, 160), 1.25, 5.0),
         ("detailed", (96, 128), 1.0, 2.0),
         ("detailed", (60, 80), 1.25, 4.0),
-        ("detailed", (240, 320), 0.0, 7.0),
+        ("drawn", (240, 320), 0.2, 0.35),
+        ("detailed", (240, 320), 3.2, 7.0),
+        ("detailed", (480, 640), 0.0, 0.0),
     ],
 )
 def test_training_reads_what_deployment_reads(
@@ -102,6 +106,26 @@ def test_training_reads_what_deployment_reads(
         wanted_only = resized(opened.image("top", 0, at_least=size), size).numpy()
     assert np.abs(ours - whole).mean() <= mean
     assert np.abs(wanted_only - whole).mean() >= naive
+
+
+@pytest.mark.parametrize("image", [detailed(), drawn()], ids=["detailed", "drawn"])
+def test_half_of_a_jpeg_is_as_close_to_a_robots_image_as_the_whole(tmp_path: Path, image: Image) -> None:
+    """Deployment reads images that were never encoded: the mean difference to those is not larger at half the size."""
+    episode, size = make(1, {"top": (480, 640)}, seed=0), (240, 320)
+    episode.images["top"][0] = image
+    with Episode.open(write(tmp_path, episode, images="jpeg")) as opened:
+        whole, ours = resized(opened.image("top", 0), size), frame(opened, "top", 0, size)
+    robot = resized(image, size).numpy().astype(float)
+    assert 0 < np.abs(ours.numpy() - robot).mean() <= np.abs(whole.numpy() - robot).mean()
+
+
+@pytest.mark.parametrize("images", ["raw", "jpeg"])
+def test_only_what_the_decoder_halved_is_smoothed(tmp_path: Path, images: Literal["raw", "jpeg"]) -> None:
+    """Raw images are halved by the network's own filter, to the last digit; JPEG of the wanted size is not touched."""
+    episode = make(1, {"top": (96, 128)}, seed=0)
+    size = (48, 64) if images == "raw" else (96, 128)
+    with Episode.open(write(tmp_path, episode, images=images)) as opened:
+        assert torch.equal(frame(opened, "top", 0, size), resized(opened.image("top", 0), size))
 
 
 def test_raw_images_come_whole(tmp_path: Path) -> None:
