@@ -34,15 +34,28 @@ ROWS = (
     *(
         ("transfer_cube", preset)
         for preset in (
-            *("paper", "fast", "fast_from_scratch", "fast_diffusion"),
+            *("paper", "fast", "fast_from_scratch", "fast_ten", "fast_flow", "fast_diffusion"),
             *("cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_mip", "cpu_diffusion"),
         )
     ),
-    *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick", "cpu_flow", "cpu_diffusion")),
+    *(
+        ("insertion", preset)
+        for preset in (
+            *("paper", "fast", "fast_flow", "fast_diffusion"),
+            *("cpu", "cpu_quick", "cpu_flow", "cpu_diffusion"),
+        )
+    ),
     *(("insertion_human", preset) for preset in ("paper", "fast", "cpu", "cpu_quick")),
-    *(("pusht_keypoints", f"pusht_{policy}") for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper")),
-    *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper")),
-    *((task, preset) for task in ("lift", "lift_image") for preset in ("lift_bc_rnn", "lift_diffusion")),
+    *(
+        ("pusht_keypoints", f"pusht_{policy}")
+        for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper", "paper_ibc")
+    ),
+    *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper", "paper_ibc")),
+    *(
+        (task, f"lift_{policy}")
+        for task in ("lift", "lift_image")
+        for policy in ("bc_rnn", "diffusion", "paper_bc_rnn", "paper_diffusion")
+    ),
 )
 """(task, preset) of the README's table."""
 READMES: dict[Language, str] = {"en": "README.md", "zh": "README.zh-CN.md"}
