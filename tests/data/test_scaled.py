@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -126,6 +126,21 @@ def test_only_what_the_decoder_halved_is_smoothed(tmp_path: Path, images: Litera
     size = (48, 64) if images == "raw" else (96, 128)
     with Episode.open(write(tmp_path, episode, images=images)) as opened:
         assert torch.equal(frame(opened, "top", 0, size), resized(opened.image("top", 0), size))
+
+
+def test_a_frame_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded size is read from the first image, once a camera."""
+    decoded: list[tuple[int, int] | None] = []
+
+    def counted(data: Any, order: Any, at_least: tuple[int, int] | None = None) -> Image:
+        decoded.append(at_least)
+        return decode_image(data, order, at_least)
+
+    monkeypatch.setattr("aloha_kit.storage.episode_images.decode_image", counted)
+    with Episode.open(write(tmp_path, make(4, {"top": (96, 128)}, seed=0), images="jpeg")) as opened:
+        for i in range(4):
+            frame(opened, "top", i, (48, 64))
+    assert decoded == [None, *[(48, 64)] * 4]
 
 
 def test_raw_images_come_whole(tmp_path: Path) -> None:
