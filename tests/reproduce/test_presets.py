@@ -102,7 +102,8 @@ def test_a_task_has_values_of_its_own(key: str, tmp_path: Path) -> None:
         (
             {"only": ["pusht_state"]},
             "preset 'tiny' is for pusht_state, not insertion; "
-            "give --preset cpu or cpu_diffusion or cpu_flow or cpu_quick or fast or fast_diffusion or fast_flow or paper",
+            "give --preset cpu or cpu_diffusion or cpu_flow or cpu_quick or fast or fast_diffusion or fast_flow "
+            "or paper",
         ),
         ({"target": {"success": 80}}, r"success must lie above 0 and up to 1, given 80"),
         ({"eval": {"horizon": 5, "n_action_steps": 5}}, "eval: horizon and n_action_steps are the same key; give one"),
