@@ -31,9 +31,8 @@ Ints = npt.NDArray[np.int64]
 Image = npt.NDArray[np.uint8]
 
 OVERSAMPLING = 2  # a JPEG is decoded at least so many times as high and wide as it is wanted
-_HALVED = np.array(
-    [0.125, 0.75, 0.125]
-)  # what the network's filter does to means of two pixels when it halves an image
+# What the network's filter does to the means of two pixels when it halves an image. A decoder gives about those.
+_HALVED = np.array([0.125, 0.75, 0.125])
 
 
 class Frames(Protocol):
@@ -79,8 +78,8 @@ def decoded(read: Callable[[tuple[int, int]], Image], recorded: tuple[int, int],
     images, 1.2 in ones full of fine detail (means); decoding straight to the wanted size would be 0.6 and 8 off.
 
     A JPEG of exactly twice the size is decoded at half of it, which takes 0.4 of the time, and smoothed as the
-    network's filter smooths: 0.2 and 2.9 off. Deployment reads images that were never encoded, and to those it is as
-    close as whole decoding: in fine detail the loss of JPEG itself is larger.
+    network's filter smooths: 0.2 and 2.9 off. Deployment reads images that were never encoded. In fine detail it is as
+    close to those as whole decoding is, since JPEG itself loses more there.
 
     Args:
         read: reads it at no less than the (height, width) given, halved as often as that allows where it is a JPEG.
