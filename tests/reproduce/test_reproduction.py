@@ -235,8 +235,8 @@ def test_a_damaged_result_is_named(tmp_path: Path, reproduce: Reproduce) -> None
 
 def test_only_the_readmes_presets_get_into_it(tmp_path: Path, commands: Commands, reproduce: Reproduce) -> None:
     assert reproduce("--update_readme") == (
-        "2 error: the README's table has the presets paper, fast, cpu, cpu_quick, cpu_flow, cpu_diffusion of "
-        "insertion, not tiny; leave --update_readme out\n"
+        "2 error: the README's table has the presets paper, fast, fast_flow, fast_diffusion, cpu, cpu_quick, "
+        "cpu_flow, cpu_diffusion of insertion, not tiny; leave --update_readme out\n"
     )
     assert applications(commands) == []
 
