@@ -42,7 +42,6 @@ class EpisodeImages(EpisodeFile):
     ) -> None:
         self._given_order = jpeg_order
         self._formats: dict[str, ImageFormat] = {}
-        self._image_sizes: dict[str, tuple[int, int]] = {}
         super().__init__(path, rename)
 
     @property
@@ -133,11 +132,12 @@ class EpisodeImages(EpisodeFile):
             return self._formats[camera]
 
     def image_size(self, camera: str) -> tuple[int, int]:
-        """(height, width) in pixels, of encoded images that of the first."""
-        if camera not in self._image_sizes:
-            height, width = self.image_format(camera).size or self.image(camera, 0).shape[:2]
-            self._image_sizes[camera] = height, width
-        return self._image_sizes[camera]
+        """(height, width) in pixels."""
+        size = self.image_format(camera).size
+        if size is not None:
+            return size
+        height, width = self.image(camera, 0).shape[:2]
+        return height, width
 
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """Sizes of the cameras whose images can be read."""
