@@ -142,7 +142,7 @@ def main() -> None:
         modes[f"{name}, bytes"] = (functools.partial(gathered, frames, order), 10)
     stored: Any = table.open(0)
     first = np.asarray(shrunk(stored.jpeg("top", 7), SIZES[0]))
-    assert np.array_equal(first, frame(tables["HDF5"].open(0), "top", 7, SIZES[0]))
+    assert np.array_equal(first, frame(tables["HDF5"].open(0), "top", 7, SIZES[0], table.contract.cameras["top"]))
     modes = {name: mode for name, mode in modes.items() if name.startswith(args.only)}
     paces = {name: Pace() for name in modes}
     for _ in range(ROUNDS):  # in turns, so that whatever else the machine does meets all of them

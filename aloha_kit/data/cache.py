@@ -152,7 +152,7 @@ class _CameraFile:
 
     def decode(self, table: EpisodeTable, number: int, first: int) -> None:
         """Write the frames of one episode from row `first` on, and make them count."""
-        steps = int(table.lengths[number])
+        steps, recorded = int(table.lengths[number]), table.contract.cameras.get(self.camera, self.size)
         table.source.fetch(table.numbers[number])
         handle = os.open(self.data, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
@@ -161,7 +161,7 @@ class _CameraFile:
                     stop = min(start + _BLOCK, steps)
                     block = self._kind.empty(stop - start, self.size)
                     for i in range(start, stop):
-                        block[i - start] = self._kind.read(episode, self.camera, i, self.size)
+                        block[i - start] = self._kind.read(episode, self.camera, i, self.size, recorded)
                     # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
                     _write_at(handle, memoryview(block.numpy().tobytes()), (first + start) * self.frame_bytes)
             os.fsync(handle)

@@ -29,6 +29,7 @@ from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]
 Image = npt.NDArray[np.uint8]
+Size = tuple[int, int]  # height, width
 
 OVERSAMPLING = 2  # a JPEG is decoded at least so many times as high and wide as it is wanted
 # What the network's filter does to the means of two pixels when it halves an image. A decoder gives about those.
@@ -44,7 +45,7 @@ class Frames(Protocol):
         ...
 
 
-def resized(image: Image, size: tuple[int, int]) -> Tensor:
+def resized(image: Image, size: Size) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
     cache and deployment on whole images have the same inputs except for rounding.
 
@@ -65,12 +66,12 @@ def resized(image: Image, size: tuple[int, int]) -> Tensor:
     return F.interpolate(tensor[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-def frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) -> Tensor:
-    """Frame i of an episode as (3, height, width) uint8, from `decoded`."""
-    return decoded(functools.partial(episode.image, camera, i), episode.image_size(camera), size)
+def frame(episode: RecordedEpisode, camera: str, i: int, size: Size, recorded: Size) -> Tensor:
+    """Frame i of an episode, whose images were `recorded` in that size, as (3, height, width) uint8: see `decoded`."""
+    return decoded(functools.partial(episode.image, camera, i), recorded, size)
 
 
-def decoded(read: Callable[[tuple[int, int]], Image], recorded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def decoded(read: Callable[[Size], Image], recorded: Size, size: Size) -> Tensor:
     """An image that was recorded at one (height, width) as (3, height, width) uint8 of another `size`.
 
     A much larger JPEG is decoded at a fraction of its size, which takes about half the time, and the last factor of 2
@@ -92,8 +93,11 @@ def decoded(read: Callable[[tuple[int, int]], Image], recorded: tuple[int, int],
     return resized(np.asarray(cv2.sepFilter2D(image, -1, _HALVED, _HALVED), np.uint8) if halved else image, size)
 
 
-def depth_frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) -> Tensor:
-    """Frame i of a camera's depth as (1, height, width) uint16 mm, 0 where nothing was measured."""
+def depth_frame(episode: RecordedEpisode, camera: str, i: int, size: Size, recorded: Size | None = None) -> Tensor:
+    """Frame i of a camera's depth as (1, height, width) uint16 mm, 0 where nothing was measured.
+
+    The size of the camera's images is not used: depth is read whole.
+    """
     return nearest(torch.from_numpy(episode.depth(camera, i))[None, None], size)[0].to(torch.uint16)
 
 
@@ -103,23 +107,23 @@ class FrameKind:
 
     Attributes:
         name: at the end of the names of cache files.
-        read: a frame of an open episode, (channels, height, width): episode, camera, row, size.
+        read: a frame of an open episode, (channels, height, width): episode, camera, row, size, size of its images.
     """
 
     name: str
     channels: int
     dtype: torch.dtype
-    read: Callable[[RecordedEpisode, str, int, tuple[int, int]], Tensor]
+    read: Callable[[RecordedEpisode, str, int, Size, Size], Tensor]
 
-    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+    def shape(self, size: Size) -> tuple[int, int, int]:
         """(channels, height, width) of a frame."""
         return self.channels, *size
 
-    def bytes(self, size: tuple[int, int]) -> int:
+    def bytes(self, size: Size) -> int:
         """Bytes of a frame."""
         return math.prod(self.shape(size)) * self.dtype.itemsize
 
-    def empty(self, count: int, size: tuple[int, int], *, pin: bool = False, device: str | None = None) -> Tensor:
+    def empty(self, count: int, size: Size, *, pin: bool = False, device: str | None = None) -> Tensor:
         """(count, channels, height, width) of any content, in the host's memory unless `device` is given."""
         return torch.empty((count, *self.shape(size)), dtype=self.dtype, pin_memory=pin, device=device)
 
@@ -141,7 +145,7 @@ class MappedFrames:
     def __init__(
         self,
         files: Mapping[str, Path],
-        sizes: Mapping[str, tuple[int, int]],
+        sizes: Mapping[str, Size],
         rows: Mapping[str, Ints],
         kind: FrameKind = RGB,
     ) -> None:
@@ -212,11 +216,10 @@ class OpenEpisodes:
 class DirectFrames:
     """Decodes each frame on access, several in parallel: slower than the cache, but needs no disk."""
 
-    def __init__(
-        self, table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], workers: int, kind: FrameKind = RGB
-    ) -> None:
+    def __init__(self, table: EpisodeTable, sizes: Mapping[str, Size], workers: int, kind: FrameKind = RGB) -> None:
         self._table = table
         self._sizes, self._kind = dict(sizes), kind
+        self._recorded = {camera: table.contract.cameras.get(camera, size) for camera, size in sizes.items()}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._open = OpenEpisodes(table)
 
@@ -229,7 +232,9 @@ class DirectFrames:
             camera, i = job
             # an episode serialises its readers, not its decoding
             episode = self._open[int(episodes[i])]
-            images[camera][i] = self._kind.read(episode, camera, int(steps[i]), self._sizes[camera])
+            images[camera][i] = self._kind.read(
+                episode, camera, int(steps[i]), self._sizes[camera], self._recorded[camera]
+            )
 
         for _ in self._pool.map(decode, itertools.product(self._sizes, range(len(rows)))):
             pass  # raises what a job raised

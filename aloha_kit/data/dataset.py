@@ -68,7 +68,8 @@ class ChunkDataset(Dataset[TrainingSample]):
         self._episodes = list(range(len(table.names)) if episodes is None else episodes)
         self._rows = table.rows_of(self._episodes)
         self._chunks = Chunks(table, chunk_size)
-        self._sizes = {camera: image_size or size for camera, size in table.contract.cameras.items()}
+        self._recorded = table.contract.cameras
+        self._sizes = {camera: image_size or size for camera, size in self._recorded.items()}
         self._depth = {camera: self._sizes[camera] for camera in table.contract.depth_cameras}
         self._open = OpenEpisodes(table)
         self._n_obs_steps, self._random_start, self._normalise = n_obs_steps, random_start, normalise
@@ -88,7 +89,7 @@ class ChunkDataset(Dataset[TrainingSample]):
         }
         episode, steps = self._open[number], (rows - table.starts[number]).tolist()
         image = {
-            camera: self._observed([frame(episode, camera, i, size) for i in steps])
+            camera: self._observed([frame(episode, camera, i, size, self._recorded[camera]) for i in steps])
             for camera, size in self._sizes.items()
         }
         depth = {

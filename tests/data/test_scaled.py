@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.data.camera_frames import frame, resized
+from aloha_kit.data.camera_frames import DirectFrames, frame, resized
+from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
+from aloha_kit.formats import open_source
 from aloha_kit.storage.codec import decode_image, encode_jpeg
 from tests.synthetic import make, write
 
@@ -102,7 +104,7 @@ def test_training_reads_what_deployment_reads(
     episode.images["top"][0] = detailed() if kind == "detailed" else drawn()
     with Episode.open(write(tmp_path, episode, images="jpeg")) as opened:
         whole = resized(opened.image("top", 0), size).numpy().astype(float)
-        ours = frame(opened, "top", 0, size).numpy()
+        ours = frame(opened, "top", 0, size, opened.image_size("top")).numpy()
         wanted_only = resized(opened.image("top", 0, at_least=size), size).numpy()
     assert np.abs(ours - whole).mean() <= mean
     assert np.abs(wanted_only - whole).mean() >= naive
@@ -114,7 +116,7 @@ def test_half_of_a_jpeg_is_as_close_to_a_robots_image_as_the_whole(tmp_path: Pat
     episode, size = make(1, {"top": (480, 640)}, seed=0), (240, 320)
     episode.images["top"][0] = image
     with Episode.open(write(tmp_path, episode, images="jpeg")) as opened:
-        whole, ours = resized(opened.image("top", 0), size), frame(opened, "top", 0, size)
+        whole, ours = resized(opened.image("top", 0), size), frame(opened, "top", 0, size, opened.image_size("top"))
     robot = resized(image, size).numpy().astype(float)
     assert 0 < np.abs(ours.numpy() - robot).mean() <= np.abs(whole.numpy() - robot).mean()
 
@@ -125,11 +127,15 @@ def test_only_what_the_decoder_halved_is_smoothed(tmp_path: Path, images: Litera
     episode = make(1, {"top": (96, 128)}, seed=0)
     size = (48, 64) if images == "raw" else (96, 128)
     with Episode.open(write(tmp_path, episode, images=images)) as opened:
-        assert torch.equal(frame(opened, "top", 0, size), resized(opened.image("top", 0), size))
+        assert torch.equal(
+            frame(opened, "top", 0, size, opened.image_size("top")), resized(opened.image("top", 0), size)
+        )
 
 
-def test_a_frame_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recorded size is read from the first image, once a camera."""
+def test_a_frame_of_a_table_is_decoded_once_and_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded size comes from the table: no other image is decoded for it."""
+    write(tmp_path, make(4, {"top": (96, 128)}, seed=0), images="jpeg")
+    frames = DirectFrames(read_table(open_source(tmp_path)), {"top": (48, 64)}, workers=1)
     decoded: list[tuple[int, int] | None] = []
 
     def counted(data: Any, order: Any, at_least: tuple[int, int] | None = None) -> Image:
@@ -137,10 +143,8 @@ def test_a_frame_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return decode_image(data, order, at_least)
 
     monkeypatch.setattr("aloha_kit.storage.episode_images.decode_image", counted)
-    with Episode.open(write(tmp_path, make(4, {"top": (96, 128)}, seed=0), images="jpeg")) as opened:
-        for i in range(4):
-            frame(opened, "top", i, (48, 64))
-    assert decoded == [None, *[(48, 64)] * 4]
+    assert frames.gather(np.arange(4))["top"].shape == (4, 3, 48, 64)
+    assert decoded == [(48, 64)] * 4
 
 
 def test_raw_images_come_whole(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_nothing_else_than_rgb_is_resized(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="float32"):
         resized(np.zeros((24, 32, 3), np.float32), (24, 32))  # type: ignore[arg-type]
     with Episode.open(stored(tmp_path, drawn()[..., :1])) as episode:
-        planes = frame(episode, CAMERA, 5, (24, 32)).numpy()
+        planes = frame(episode, CAMERA, 5, (24, 32), (24, 32)).numpy()
     np.testing.assert_array_equal(planes, np.stack([drawn()[5, ..., 0]] * 3))
 
 
