@@ -66,11 +66,12 @@ class LanceFrames:
             return codes
         images = {camera: RGB.empty(len(rows), size) for camera in self._cameras}
 
-        def decode(job: tuple[str, int]) -> None:
-            camera, i = job
-            images[camera][i] = shrunk(codes[camera][i], size)
+        def decode(jobs: Sequence[tuple[str, int]]) -> None:
+            for camera, i in jobs:
+                images[camera][i] = shrunk(codes[camera][i], size)
 
-        for _ in self._pool.map(decode, itertools.product(self._cameras, range(len(rows)))):
+        jobs = list(itertools.product(self._cameras, range(len(rows))))
+        for _ in self._pool.map(decode, (jobs[first::WORKERS] for first in range(WORKERS))):
             pass
         return images
 
