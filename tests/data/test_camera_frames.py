@@ -41,14 +41,15 @@ def test_resize_is_antialiased_bilinear() -> None:
     np.testing.assert_array_equal(resized(pixels, (48, 64)).numpy(), pixels.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5, 20])  # twelve frames: equal shares, unequal ones, some without any
 @pytest.mark.parametrize("images", ["raw", "jpeg"])
-def test_cache_and_direct_give_the_recorded_images(tmp_path: Path, images: str) -> None:
+def test_cache_and_direct_give_the_recorded_images(tmp_path: Path, images: str, workers: int) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14), cameras=CAMERAS, images=images)
     table = read_table(open_source(tmp_path))
     sizes = {"top": (24, 32), "wrist": (12, 16)}
     rows = np.array([3, 22, 0, 8, 9, 9])
     cached = cached_frames(table, sizes, tmp_path / "c", workers=2, progress=False).gather(rows)
-    direct = DirectFrames(table, sizes, workers=2).gather(rows)
+    direct = DirectFrames(table, sizes, workers).gather(rows)
     where = [(e, t) for e, episode in enumerate(written) for t in range(len(episode.action))]
     for camera, size in sizes.items():
         assert cached[camera].shape == (6, 3, *size)
