@@ -82,23 +82,39 @@ def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], st
 
 @contextlib.contextmanager
 def interrupts_put_off() -> Iterator[None]:
-    """Inside, Ctrl-C waits. A process started inside never gets it, not even while it imports: the parent decides.
+    """Inside, Ctrl-C waits, and so do SIGTERM and SIGHUP where they interrupt; the first one interrupts at the end.
 
-    The process inherits the mask; the handler is for a signal that another thread of this process takes.
+    Ignored signals stay ignored. A process started inside never gets Ctrl-C, not even while it imports: the parent
+    decides. It inherits the mask; the handlers are for a signal that another thread of this process takes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     late: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda signum, frame: late.append(signum))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    waiting = False
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        if waiting:
+            late.append(signum)
+        else:  # one of two signals came while the handlers are exchanged
+            before[signal.Signals(signum)](signum, frame)
+
+    for number in before:
+        signal.signal(number, receive)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
+        waiting = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # not SIGTERM: a child has to end by it
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that waited is received now
+        waiting = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if late:
-        raise KeyboardInterrupt
+        before[signal.Signals(late[0])](late[0], None)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:

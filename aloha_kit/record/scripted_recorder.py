@@ -200,17 +200,16 @@ class _Pool:
                     for worker in self._workers:
                         free = worker.seed is None and len(outcomes) + len(busy) < limit
                         if free and folder.begin_attempt(wanted):
-                            worker.seed = next(seeds)
-                            with suppress(OSError):  # it has died: `_settle` finds out why
-                                worker.pipe.send(worker.seed)
+                            self._begin(worker, next(seeds))
                             busy.append(worker)
                     if not busy and (len(outcomes) >= limit or len(folder.good) >= wanted):
                         return ""
                     # with fewer at work than could be, another recorder may be at the last ones
                     ready = wait([worker.pipe for worker in busy], POLL_S)
-                    for worker in busy:
-                        if worker.pipe in ready:
-                            self._settle(worker)
+                    with interrupts_put_off():  # or an answer taken in part would be waited for again
+                        for worker in busy:
+                            if worker.pipe in ready:
+                                self._settle(worker)
                     self._progress.update(len(busy))
             except KeyboardInterrupt as interrupt:
                 # the episodes under way are stopped; those that ended in the same moment still count
@@ -220,12 +219,18 @@ class _Pool:
                         self._settle(worker)
                 return signal_of(interrupt).name
 
+    def _begin(self, worker: _Worker, seed: int) -> None:
+        """Send a process its next seed."""
+        with interrupts_put_off(), suppress(OSError):  # it has died: `_settle` finds out why
+            worker.seed = seed
+            worker.pipe.send(seed)
+
     def _settle(self, worker: _Worker) -> None:
         """Take the outcome of a process's episode."""
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
-            worker.process.join()
+            worker.process.join(timeout=10)
             raise RecordingError(
                 "a recording process died (exit code {code}) at seed {seed}; what was recorded stays. Out of "
                 "memory? Try fewer --workers",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aloha_kit.core.interrupt import interrupts_put_off, stop_requests
+from aloha_kit.core.interrupt import interrupts_put_off, sigterm_interrupts, stop_requests
 
 BLOCKED = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 
@@ -27,6 +27,26 @@ def test_an_interrupt_waits_until_the_end() -> None:
     with pytest.raises(KeyboardInterrupt):
         put_off(lambda: signal.raise_signal(signal.SIGINT), reached)
     assert reached == ["the end"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_wait_where_they_interrupt(number: signal.Signals) -> None:
+    reached: list[str] = []
+    with sigterm_interrupts(), pytest.raises(KeyboardInterrupt, match=number.name):
+        put_off(lambda: signal.raise_signal(number), reached)
+    assert reached == ["the end"]
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts_put_off():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_that_another_thread_takes_waits_too() -> None:
@@ -61,6 +81,13 @@ def test_what_was_before_is_put_back_and_a_child_is_spared() -> None:
     assert child.stdout.strip() == "True"
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_child_ends_by_sigterm() -> None:
+    with interrupts_put_off():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child.terminate()
+    assert child.wait(30) == -signal.SIGTERM
 
 
 def test_elsewhere_than_in_the_main_thread_it_changes_nothing() -> None:

@@ -284,6 +284,44 @@ def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Pat
             assert episode.success is True
 
 
+INTERRUPTED_PIPE = """
+import signal, sys
+from multiprocessing.connection import Connection
+from aloha_kit.record.__main__ import main
+
+if __name__ == "__main__":  # not in the recording processes
+    method, number = sys.argv.pop(1), signal.Signals[sys.argv.pop(1)]
+    transfer, calls = getattr(Connection, method), []
+
+    def interrupted(pipe, *data):
+        calls.append(data)
+        if method == "send" and len(calls) == 2:  # the process is given its seed, and does not have it
+            signal.raise_signal(number)
+        done = transfer(pipe, *data)
+        if method != "send" and len(calls) == 2:
+            signal.raise_signal(number)
+        return done
+
+    setattr(Connection, method, interrupted)
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("method", ["send", "recv", "_recv"])
+def test_an_interrupt_in_the_middle_of_a_message_ends_it_as_any_other(
+    method: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    script = tmp_path / "recording.py"
+    script.write_text(INTERRUPTED_PIPE, encoding="utf-8")
+    command = [sys.executable, str(script), method, number.name, "--task", "sim_transfer_cube", "--num_episodes", "9"]
+    command += ["--dataset_dir", str(tmp_path / "data"), "--image_size", "24", "32", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 128 + number, done.stderr
+    assert "interrupted; the same command continues from here" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def workers_of(pid: int | None = None) -> list[psutil.Process]:
     """Recording processes below `pid` (this process); one that ends while it is looked at is none."""
     found = []
