@@ -113,8 +113,8 @@ def interrupts_put_off() -> Iterator[None]:
         waiting = False
         for number, handler in before.items():
             signal.signal(number, handler)
-    if late:
-        before[signal.Signals(late[0])](late[0], None)
+    for signum in late:  # the first one interrupts, unless its handler only notes it
+        before[signal.Signals(signum)](signum, None)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:

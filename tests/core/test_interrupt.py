@@ -38,6 +38,14 @@ def test_sigterm_and_sighup_wait_where_they_interrupt(number: signal.Signals) ->
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
+def test_requests_that_waited_are_all_passed_on() -> None:
+    with stop_requests() as stop, pytest.raises(KeyboardInterrupt, match="SIGTERM"), interrupts_put_off():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop()
+    assert stop() == "SIGTERM"
+
+
 def test_an_ignored_interrupt_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
