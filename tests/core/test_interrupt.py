@@ -39,11 +39,15 @@ def test_sigterm_and_sighup_wait_where_they_interrupt(number: signal.Signals) ->
 
 
 def test_requests_that_waited_are_all_passed_on() -> None:
-    with stop_requests() as stop, pytest.raises(KeyboardInterrupt, match="SIGTERM"), interrupts_put_off():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        assert not stop()
-    assert stop() == "SIGTERM"
+    def twice() -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+
+    reached: list[str] = []
+    with stop_requests() as stop:
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            put_off(twice, reached)
+        assert (stop(), reached) == ("SIGTERM", ["the end"])
 
 
 def test_an_ignored_interrupt_stays_ignored() -> None:
