@@ -79,6 +79,7 @@ setup(
         "dm_env>=1.6",
         "h5py>=3.8",
         "opencv-python>=4.8",
+        "simplejpeg>=1.8",
         "pyyaml>=6",
         "dacite>=1.8",
         "tyro>=0.9",

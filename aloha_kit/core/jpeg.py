@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from aloha_kit.core.lang import Message
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size; the three are tables
 _COMMENT = 0xFE
+_APPLICATION, _EXIF = 0xE1, b"Exif\0"
 _SCAN = 0xDA  # from here on it is image data
+_FRACTIONS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """Size in pixels, number of channels, bits a channel, and the comments that stand before the image data."""
+    """Size in pixels, number of channels, bits a channel, the comments that stand before the image data, and whether
+    Exif does, which may say that the image is to be turned."""
 
     height: int
     width: int
     channels: int
     bits: int
     comments: tuple[bytes, ...]
+    exif: bool
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -42,6 +53,7 @@ def jpeg_header(data: bytes) -> JpegHeader:
     if not is_jpeg(data):
         raise ValueError(Message("no JPEG: {count} bytes beginning {begin}", count=len(data), begin=data[:8].hex(" ")))
     comments: list[bytes] = []
+    exif = False
     size: tuple[int, int, int, int] | None = None
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
@@ -52,12 +64,14 @@ def jpeg_header(data: bytes) -> JpegHeader:
         body = data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
         if marker == _COMMENT:
             comments.append(body)
+        elif marker == _APPLICATION:
+            exif |= body.startswith(_EXIF)
         elif marker in _FRAMES and len(body) >= 6 and size is None:
             size = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5], body[0])
         at += 4 + len(body)
     if size is None:
         raise ValueError(Message("a JPEG without a frame header: {count} bytes", count=len(data)))
-    return JpegHeader(*size, tuple(comments))
+    return JpegHeader(*size, tuple(comments), exif)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -136,3 +150,31 @@ def decode(data: bytes, flag: int = cv2.IMREAD_COLOR) -> npt.NDArray[Any] | None
         return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         return None
+
+
+def decode_rgb(
+    data: bytes, *, exchanged: bool = False, fraction: int = 1, header: JpegHeader | None = None
+) -> npt.NDArray[np.uint8] | None:
+    """The pixels of an encoded image of 8 bits per channel as (H, W, 3) RGB; None where it is refused.
+
+    JPEG is decoded by a newer libjpeg-turbo than OpenCV's: the same pixels in about four fifths of the time. OpenCV
+    decodes what that one warns of, and what has to be turned.
+
+    Args:
+        exchanged: red and blue were exchanged before it was encoded.
+        fraction: 2, 4 or 8 for a JPEG of which the decoder is to make a half, a quarter or an eighth in height and in
+            width, which both have to be multiples of it.
+        header: of the JPEG, where it was read before.
+    """
+    if header is None and is_jpeg(data):
+        with contextlib.suppress(ValueError):
+            header = jpeg_header(data)
+    if header is not None and not header.exif:
+        least = {"min_height": header.height // fraction, "min_width": header.width // fraction} if fraction > 1 else {}
+        with contextlib.suppress(ValueError, MemoryError):
+            order = "BGR" if exchanged else "RGB"
+            return np.asarray(simplejpeg.decode_jpeg(data, order, min_factor=fraction, **least), np.uint8)
+    image = decode(data, _FRACTIONS[fraction])
+    if image is None or exchanged:
+        return image
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

@@ -161,7 +161,7 @@ class _CameraFile:
                     stop = min(start + _BLOCK, steps)
                     block = self._kind.empty(stop - start, self.size)
                     for i in range(start, stop):
-                        block[i - start] = self._kind.read(episode, self.camera, i, self.size, recorded)
+                        self._kind.read(episode, self.camera, i, self.size, recorded, block[i - start])
                     # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
                     _write_at(handle, memoryview(block.numpy().tobytes()), (first + start) * self.frame_bytes)
             os.fsync(handle)

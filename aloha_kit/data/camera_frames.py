@@ -45,9 +45,9 @@ class Frames(Protocol):
         ...
 
 
-def resized(image: Image, size: Size) -> Tensor:
+def resized(image: Image, size: Size, out: Tensor | None = None) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
-    cache and deployment on whole images have the same inputs except for rounding.
+    cache and deployment on whole images have the same inputs except for rounding. In `out` where that is given.
 
     Raises:
         ValueError: another shape or type; OpenCV would leave planes unwritten, and torch would repeat one.
@@ -59,19 +59,22 @@ def resized(image: Image, size: Size) -> Tensor:
             )
         )
     if image.shape[:2] == tuple(size):
-        planes = np.empty((3, *size), np.uint8)
-        cv2.split(image, list(planes))  # ten times as fast as copying the transposed view
-        return torch.from_numpy(planes)
+        out = RGB.empty(1, size)[0] if out is None else out
+        cv2.split(image, list(out.numpy()))  # ten times as fast as copying the transposed view
+        return out
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return F.interpolate(tensor[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
+    found = F.interpolate(tensor[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
+    return found if out is None else out.copy_(found)
 
 
-def frame(episode: RecordedEpisode, camera: str, i: int, size: Size, recorded: Size) -> Tensor:
+def frame(
+    episode: RecordedEpisode, camera: str, i: int, size: Size, recorded: Size, out: Tensor | None = None
+) -> Tensor:
     """Frame i of an episode, whose images were `recorded` in that size, as (3, height, width) uint8: see `decoded`."""
-    return decoded(functools.partial(episode.image, camera, i), recorded, size)
+    return decoded(functools.partial(episode.image, camera, i), recorded, size, out)
 
 
-def decoded(read: Callable[[Size], Image], recorded: Size, size: Size) -> Tensor:
+def decoded(read: Callable[[Size], Image], recorded: Size, size: Size, out: Tensor | None = None) -> Tensor:
     """An image that was recorded at one (height, width) as (3, height, width) uint8 of another `size`.
 
     A much larger JPEG is decoded at a fraction of its size, which takes about half the time, and the last factor of 2
@@ -84,21 +87,32 @@ def decoded(read: Callable[[Size], Image], recorded: Size, size: Size) -> Tensor
 
     Args:
         read: reads it at no less than the (height, width) given, halved as often as that allows where it is a JPEG.
+        out: where to write it; a new tensor when not given.
     """
     wanted = (OVERSAMPLING * size[0], OVERSAMPLING * size[1])
     if recorded != wanted:
-        return resized(read(wanted), size)
+        return resized(read(wanted), size, out)
     image = read(size)
     halved = image.shape[:2] == tuple(size)  # not where it is no JPEG
-    return resized(np.asarray(cv2.sepFilter2D(image, -1, _HALVED, _HALVED), np.uint8) if halved else image, size)
+    if halved:
+        image = np.asarray(cv2.sepFilter2D(image, -1, _HALVED, _HALVED), np.uint8)
+    return resized(image, size, out)
 
 
-def depth_frame(episode: RecordedEpisode, camera: str, i: int, size: Size, recorded: Size | None = None) -> Tensor:
+def depth_frame(
+    episode: RecordedEpisode,
+    camera: str,
+    i: int,
+    size: Size,
+    recorded: Size | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """Frame i of a camera's depth as (1, height, width) uint16 mm, 0 where nothing was measured.
 
     The size of the camera's images is not used: depth is read whole.
     """
-    return nearest(torch.from_numpy(episode.depth(camera, i))[None, None], size)[0].to(torch.uint16)
+    found = nearest(torch.from_numpy(episode.depth(camera, i))[None, None], size)[0].to(torch.uint16)
+    return found if out is None else out.copy_(found)
 
 
 @dataclass(frozen=True)
@@ -107,13 +121,14 @@ class FrameKind:
 
     Attributes:
         name: at the end of the names of cache files.
-        read: a frame of an open episode, (channels, height, width): episode, camera, row, size, size of its images.
+        read: writes a frame of an open episode: episode, camera, row, size, size of its images, and the
+            (channels, height, width) to write to.
     """
 
     name: str
     channels: int
     dtype: torch.dtype
-    read: Callable[[RecordedEpisode, str, int, Size, Size], Tensor]
+    read: Callable[[RecordedEpisode, str, int, Size, Size, Tensor], Tensor]
 
     def shape(self, size: Size) -> tuple[int, int, int]:
         """(channels, height, width) of a frame."""
@@ -232,9 +247,8 @@ class DirectFrames:
             for camera, i in jobs:
                 # an episode serialises its readers, not its decoding
                 episode = self._open[int(episodes[i])]
-                images[camera][i] = self._kind.read(
-                    episode, camera, int(steps[i]), self._sizes[camera], self._recorded[camera]
-                )
+                size, recorded = self._sizes[camera], self._recorded[camera]
+                self._kind.read(episode, camera, int(steps[i]), size, recorded, images[camera][i])
 
         # one task a thread: a task for each frame takes a fifth longer, handing it over and waiting for it
         jobs = list(itertools.product(self._sizes, range(len(rows))))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.errors import reason
-from aloha_kit.core.jpeg import decode
+from aloha_kit.core.jpeg import decode_rgb
 from aloha_kit.core.source import EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import lerobot_features as features
 from aloha_kit.formats import ReadOptions
@@ -255,10 +254,10 @@ class _Encoded:
                 "{where} has images 0 to {last}, given {i}", where=self.where, last=len(self.column) - 1, i=i
             )
         code = (self.column[i].as_py() or {}).get("bytes") or b""
-        image = decode(code) if code else None
+        image = decode_rgb(code) if code else None
         if image is None:
             raise EpisodeError("{where}: image {i} cannot be decoded", where=self.where, i=i)
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        return image
 
     def close(self) -> None:
         """Nothing is open."""

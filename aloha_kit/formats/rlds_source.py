@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.features import SENSORS
-from aloha_kit.core.jpeg import decode
+from aloha_kit.core.jpeg import decode_rgb
 from aloha_kit.core.source import Depth, EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import ReadOptions
 from aloha_kit.formats.missing_rows import no_depth, no_image
@@ -221,10 +220,10 @@ class _Images:
         if camera not in self.places or not 0 <= i < len(self.places[camera]):
             raise no_image(self.where, camera, i, self.places)
         begin, end = self.places[camera][i]
-        image = decode(self.data[begin:end])
+        image = decode_rgb(self.data[begin:end])
         if image is None:
             raise EpisodeError("{where}: image {i} of {camera} cannot be decoded", where=self.where, i=i, camera=camera)
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        return image
 
 
 @dataclass(frozen=True)

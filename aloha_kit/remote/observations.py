@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import Contract, ContractError, Feature, Observation
 from aloha_kit.core.features import value_of
 from aloha_kit.core.inputs import assembled, vector
-from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_size
+from aloha_kit.core.jpeg import decode_rgb, encode_jpeg, jpeg_size
 from aloha_kit.core.lang import Message
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
 
@@ -182,12 +182,12 @@ def _decoded(name: str, image: Any, size: tuple[int, int]) -> npt.NDArray[np.uin
     checked = _of_size(name, image, size)
     if not isinstance(checked, Jpeg):
         return np.asarray(checked, np.uint8)
-    image = decode(checked)
-    if image is None or image.shape != (*size, 3):
+    pixels = decode_rgb(checked)
+    if pixels is None or pixels.shape != (*size, 3):
         raise RemoteError(
             "camera '{name}': {count} bytes that are no whole JPEG of {size}", name=name, count=len(checked), size=size
         )
-    return np.asarray(image[..., ::-1], np.uint8)
+    return pixels
 
 
 def _compressed(image: npt.NDArray[np.uint8], quality: int) -> Jpeg:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from aloha_kit.core.jpeg import is_jpeg, jpeg_header, JpegHeader
 Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.uint16]
 
-_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_FRACTIONS = (8, 4, 2)  # of a JPEG's height and width, which the decoder can make at once
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # its first bytes, and the offset of its bits per channel
 _ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 _OTHERS = {
@@ -116,7 +116,7 @@ def decode_image(
         EpisodeError: none of these, damaged, of more than 8 bits, or CMYK.
     """
     held = unpadded(data if isinstance(data, bytes) else data.tobytes())
-    kind = image_kind(held)
+    kind, fraction = image_kind(held), 1
     if kind is None:
         what = next((f" but {name}" for begin, name in _OTHERS.items() if held.startswith(begin)), "")
         raise EpisodeError(
@@ -125,7 +125,7 @@ def decode_image(
             count=len(held),
             begin=held[:8].hex(" "),
         )
-    header, flag = _jpeg_header(held), cv2.IMREAD_COLOR
+    header = _jpeg_header(held)
     if header is not None:  # a damaged one has none; the decoder refuses it below
         if header.bits != 8 or header.channels not in (1, 3):
             raise EpisodeError(
@@ -133,11 +133,12 @@ def decode_image(
                 channels=header.channels,
                 bits=header.bits,
             )
-        flag = _reduction((header.height, header.width), at_least)
+        fraction = _fraction((header.height, header.width), at_least)
         order = "standard" if _RGB_COMMENT in header.comments else order
     elif kind == "png" and len(held) > _PNG_DEPTH and held[_PNG_DEPTH] > 8:
         raise EpisodeError("a PNG of {bits} bits a channel, expected 8", bits=held[_PNG_DEPTH])
-    image = _decoded(held, flag, (header.height, header.width) if header is not None else encoded_size(held))
+    _require_possible((header.height, header.width) if header is not None else encoded_size(held))
+    image = jpeg.decode_rgb(held, exchanged=order == "mobile_aloha", fraction=fraction, header=header)
     if image is None:
         raise EpisodeError(
             "not a whole {kind}: {count} bytes beginning {begin}",
@@ -145,7 +146,7 @@ def decode_image(
             count=len(held),
             begin=held[:8].hex(" "),
         )
-    return np.asarray(image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    return image
 
 
 def decode_depth(data: bytes) -> Depth:
@@ -155,7 +156,10 @@ def decode_depth(data: bytes) -> Depth:
         EpisodeError: not a 16-bit PNG of one channel, or damaged.
     """
     held = unpadded(data)
-    image = _decoded(held, cv2.IMREAD_UNCHANGED, encoded_size(held)) if image_kind(held) == "png" else None
+    image = None
+    if image_kind(held) == "png":
+        _require_possible(encoded_size(held))
+        image = jpeg.decode(held, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise EpisodeError(
             "depth is no whole PNG: {count} bytes beginning {begin}", count=len(held), begin=held[:8].hex(" ")
@@ -167,12 +171,8 @@ def decode_depth(data: bytes) -> Depth:
     return np.asarray(image, np.uint16)
 
 
-def _decoded(data: bytes, flag: int, size: tuple[int, int] | None) -> npt.NDArray[Any] | None:
-    """Pixels of an encoded image of this (height, width), None where the decoder refuses it.
-
-    Raises:
-        EpisodeError: its header declares a size larger than any camera's; raised before memory is allocated.
-    """
+def _require_possible(size: tuple[int, int] | None) -> None:
+    """Raise `EpisodeError` where a header gives a (height, width) beyond any camera's, before memory is allocated."""
     if size is not None and size[0] * size[1] > _PIXELS:
         raise EpisodeError(
             "its header gives {height}x{width} pixels (height x width), expected at most {pixels}",
@@ -180,7 +180,6 @@ def _decoded(data: bytes, flag: int, size: tuple[int, int] | None) -> npt.NDArra
             width=size[1],
             pixels=_PIXELS,
         )
-    return jpeg.decode(data, flag)
 
 
 def encoded_size(data: bytes) -> tuple[int, int] | None:
@@ -210,12 +209,17 @@ def _jpeg_header(data: bytes) -> JpegHeader | None:
         return None
 
 
-def _reduction(size: tuple[int, int], at_least: tuple[int, int] | None) -> int:
-    """OpenCV's flag for the smallest decoding of (height, width) that is not smaller than `at_least`."""
-    for factor, flag in _REDUCED.items() if at_least is not None else ():
-        if all(have % factor == 0 and have // factor >= want for have, want in zip(size, at_least or (), strict=True)):
-            return flag
-    return cv2.IMREAD_COLOR
+def _fraction(size: tuple[int, int], at_least: tuple[int, int] | None) -> int:
+    """The largest of `_FRACTIONS` that divides (height, width) evenly and leaves `at_least`; 1 where none does."""
+    height, width = at_least or size
+    for fraction in _FRACTIONS:
+        if (
+            not (size[0] % fraction or size[1] % fraction)
+            and size[0] >= height * fraction
+            and size[1] >= width * fraction
+        ):
+            return fraction
+    return 1
 
 
 def encode_depth(depth: Depth) -> bytes:

@@ -46,10 +46,10 @@ def decode(message: Any) -> Image:
         pixels = _rows(message, size)
         return np.array(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     _require_whole(message.data)
-    image = jpeg.decode(message.data, cv2.IMREAD_COLOR)
+    image = jpeg.decode_rgb(bytes(message.data), exchanged=_swapped(message))
     if image is None:
         raise StreamError(_undecodable(message))
-    return np.asarray(image if _swapped(message) else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    return image
 
 
 def decode_depth(message: Any) -> Depth:
