@@ -44,7 +44,7 @@ def run(args: ConvertArgs) -> int:
         task=args.task or "",
         curation=curation,
     )
-    options = WriteOptions(args.images, args.codec, args.crf)
+    options = WriteOptions(args.images, args.codec, args.crf, args.quality)
     kind = format_of(args.source) if args.from_format == AUTO else args.from_format
     source = open_source(args.source, kind=kind, options=reading)
     if source.unused:

@@ -54,6 +54,8 @@ class ConvertArgs(CommandArgs):
     """Video: the codec; h264 by default."""
     crf: int | None = None
     """Video: quality on the codec's scale, lower is better."""
+    quality: int | None = None
+    """Shards: JPEG quality, 1 to 100, of images that are all encoded anew; by default JPEG is copied, others get 95."""
     json: bool = False
     """Print the whole report as JSON."""
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
@@ -69,6 +71,8 @@ class ConvertArgs(CommandArgs):
         at_least(1, workers=self.workers, num_episodes=self.num_episodes)
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise ValueError(Message("--crf must be 0 to 63, given {crf}", crf=self.crf))
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(Message("--quality must be 1 to 100, given {quality}", quality=self.quality))
 
     def saved(self) -> str:
         return "finished episodes stay; the same command goes on with the others"

@@ -46,7 +46,7 @@ def write_report(
 @dataclass
 class ConversionSummary:
     """Totals over the episodes; `carried`, `lost` and `changed` are {what: in how many episodes}, `lowest_psnr_db` the
-    quality of each camera's worst video."""
+    PSNR of each camera's worst episode."""
 
     episodes: int = 0
     steps: int = 0
@@ -101,7 +101,7 @@ def print_report(report: Mapping[str, Any], target: Path, *, as_json: bool = Fal
             print(tr("{heading}: {listed}", heading=tr(heading), listed=listed))
     if quality := report["lowest_psnr_db"]:
         listed = ", ".join(f"{camera} {db:.1f} dB" for camera, db in quality.items())
-        print(tr("lowest PSNR of a video: {listed}", listed=listed))
+        print(tr("lowest PSNR of what was encoded anew: {listed}", listed=listed))
     if report["damaged"]:
         print(tr("left out as damaged: episodes {names}", names=", ".join(report["damaged"])))
     print(tr("SHA-256 of every array and image stream: {file}", file=target / EPISODES))

@@ -47,11 +47,13 @@ class WriteOptions:
         images: how HDF5 files hold images that have to be encoded: as JPEG, or as raw pixels.
         codec: of videos.
         crf: quality of videos, lower is better; the codec's own scale.
+        quality: of JPEG, 1 to 100; every image is encoded anew with it.
     """
 
     images: Literal["jpeg", "raw"] | None = None
     codec: Literal["h264", "av1"] | None = None
     crf: int | None = None
+    quality: int | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
         """Raise `ConfigError` where an option was given that a format does not support."""
@@ -71,7 +73,7 @@ class ExportRecord:
         steps: T, the number of actions.
         arrays: {name: {"shape", "dtype", "sha256"}}, of the values as the source gives them.
         images: {camera: {"rows", "sha256", "of"}}; the hash is over all rows, "rgb" pixels or "stored" encoded images.
-            Of a video, "psnr_db" is the quality.
+            Of images that were encoded anew, "psnr_db" is how near they are.
         attributes: names of `ATTRIBUTES` that were written.
         notes: changes that the format made, in words.
         lost: what the format cannot hold, in words.

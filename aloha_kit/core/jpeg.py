@@ -1,4 +1,4 @@
-"""RGB images to JPEG or PNG bytes and back, and the properties in a JPEG's header."""
+"""RGB images to JPEG or PNG bytes and back, the properties in a JPEG's header, and the quality of what was encoded."""
 
 from __future__ import annotations
 
@@ -178,3 +178,9 @@ def decode_rgb(
     if image is None or exchanged:
         return image
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def psnr(image: npt.NDArray[np.uint8], decoded: npt.NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio of a decoded image, dB; 100 for equal ones."""
+    error = float(np.mean((image.astype(np.float32) - decoded) ** 2))
+    return 100.0 if error == 0 else min(100.0, 10 * float(np.log10(255**2 / error)))

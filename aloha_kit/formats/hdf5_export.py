@@ -41,7 +41,7 @@ class Hdf5Exporter(EpisodeExporter):
     classic, raw, mobile_aloha = False, False, False  # as in `export`
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse("hdf5", "codec", "crf", *(["images"] if self.classic else []))
+        options.refuse("hdf5", "codec", "crf", "quality", *(["images"] if self.classic else []))
         super().__init__(folder, parts, options)
 
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:

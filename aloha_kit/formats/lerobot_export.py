@@ -47,7 +47,7 @@ class LeRobotExporter(EpisodeExporter):
     version = "v3.0"
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse(f"lerobot {self.version}", "images")
+        options.refuse(f"lerobot {self.version}", "images", "quality")
         super().__init__(folder, parts, options)
         self.codec, self.crf = codec_and_crf(options)
 

@@ -35,7 +35,7 @@ class McapExporter(EpisodeExporter):
     """
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse("mcap", "codec", "crf")
+        options.refuse("mcap", "codec", "crf", "quality")
         messages()
         super().__init__(folder, parts, options)
 

@@ -40,7 +40,7 @@ class Mp4Exporter(EpisodeExporter):
     """
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse("mp4", "images")
+        options.refuse("mp4", "images", "quality")
         super().__init__(folder, parts, options)
         self.codec, self.crf = codec_and_crf(options)
 

@@ -51,7 +51,7 @@ class RldsExporter(EpisodeExporter):
     """
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse("rlds", "images", "codec", "crf")
+        options.refuse("rlds", "images", "codec", "crf", "quality")
         super().__init__(folder, parts, options)
 
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:

@@ -44,7 +44,7 @@ class RobomimicExporter(EpisodeExporter):
     next_obs = True
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse("robomimic", "images", "codec", "crf")
+        options.refuse("robomimic", "images", "codec", "crf", "quality")
         super().__init__(folder, parts, options)
 
     def simulator_record(self, episode: RecordedEpisode) -> SimulatorRecord | None:

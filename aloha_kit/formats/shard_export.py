@@ -29,12 +29,12 @@ from aloha_kit.core.exporter import (
 from aloha_kit.core.features import DEPTHS, IMAGES
 from aloha_kit.core.files import link_or_copy, sha256_of, write_json
 from aloha_kit.core.image_grid import describe
-from aloha_kit.core.jpeg import encode_depth_png, encode_jpeg, encode_png
+from aloha_kit.core.jpeg import encode_depth_png, encode_jpeg, encode_png, psnr
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.core.versions import package_version, SHARDS
 from aloha_kit.formats.hdf5_export import stored_images, stored_order
 from aloha_kit.formats.shard_store import EPISODES, INDEX, table_file, TABLES
-from aloha_kit.storage.codec import image_kind
+from aloha_kit.storage.codec import decode_image, image_kind
 
 SHARD_BYTES = 64_000_000
 """Size up to which episodes are put into one shard; a larger episode is a shard by itself."""
@@ -53,11 +53,13 @@ class ShardExporter(EpisodeExporter):
 
     A row is a sample of WebDataset: `<camera>.jpg`, `<camera>.depth.png`, `state.npy`, `action.npy`. The observation
     after the last action is in the folder `__last__`, which WebDataset's reader skips. Stored images are copied byte
-    for byte, others become JPEG of quality 95, or with `--images raw` PNG.
+    for byte, others become JPEG of quality 95, or with `--images raw` PNG. With `--quality` all become JPEG of that.
     """
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
         options.refuse("shards", "codec", "crf")
+        if options.images == "raw":
+            options.refuse("shards --images raw", "quality")
         super().__init__(folder, parts, options)
 
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
@@ -145,7 +147,7 @@ class ShardExporter(EpisodeExporter):
     def _images(self, episode: RecordedEpisode, record: ExportRecord, camera: str) -> Iterator[tuple[str, bytes]]:
         """Images of a camera (ending, bytes), row by row: as they are stored, else encoded."""
         stored = stored_images(episode, camera)
-        if stored is not None:
+        if stored is not None and self.options.quality is None:
             digest = hashlib.sha256()
             for row in range(episode.frames):
                 data = stored(row)
@@ -153,14 +155,19 @@ class ShardExporter(EpisodeExporter):
                 yield f"{camera}.{_ENDINGS[image_kind(data) or 'jpeg']}", data
             record.images[camera] = {"rows": episode.frames, "sha256": digest.hexdigest(), "of": "stored"}
             return
-        raw, exchanged = self.options.images == "raw", jpeg_order(episode) == "mobile_aloha"
-        for image in record.pixels(episode, camera, episode.frames):
-            if raw:
+        exchanged = jpeg_order(episode) == "mobile_aloha"
+        images = record.pixels(episode, camera, episode.frames)
+        if self.options.images == "raw":
+            for image in images:
                 yield f"{camera}.png", encode_png(image[..., ::-1] if exchanged else image)
-            else:
-                yield f"{camera}.jpg", encode_jpeg(image, QUALITY, exchanged=exchanged).tobytes()
-        if not raw:
-            record.notes.append(f"images are encoded as JPEG of quality {QUALITY}")
+            return
+        quality, decibels = self.options.quality or QUALITY, []
+        for image in images:
+            data = encode_jpeg(image, quality, exchanged=exchanged).tobytes()
+            decibels.append(psnr(image, decode_image(data, "mobile_aloha" if exchanged else "standard")))
+            yield f"{camera}.jpg", data
+        record.images[camera]["psnr_db"] = round(float(np.mean(decibels)), 2)
+        record.notes.append(f"images are encoded as JPEG of quality {quality}")
 
     def _depth(self, episode: RecordedEpisode, record: ExportRecord, camera: str) -> Iterator[tuple[str, bytes]]:
         """A camera's depth (ending, PNG), row by row."""

@@ -46,7 +46,7 @@ class ZarrExporter(EpisodeExporter):
     """
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
-        options.refuse("zarr", "images", "codec", "crf")
+        options.refuse("zarr", "images", "codec", "crf", "quality")
         super().__init__(folder, parts, options)
 
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import part_of, put
+from aloha_kit.core.jpeg import psnr
 from aloha_kit.media.mp4 import Image
 
 _AHEAD = 64  # frames that are decoded in passing rather than sought
@@ -67,12 +68,6 @@ def quality(path: Path, originals: Mapping[int, Image]) -> tuple[int, list[float
     except (av.FFmpegError, IndexError) as error:
         raise EpisodeError("{path} cannot be decoded: {error}", path=path, error=reason(error)) from error
     return count, found
-
-
-def psnr(image: Image, decoded: Image) -> float:
-    """Peak signal-to-noise ratio of a decoded image, dB; 100 for equal ones."""
-    error = float(np.mean((image.astype(np.float32) - decoded) ** 2))
-    return 100.0 if error == 0 else min(100.0, 10 * float(np.log10(255**2 / error)))
 
 
 class VideoFrames:

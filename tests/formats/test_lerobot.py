@@ -21,11 +21,12 @@ import pytest
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.jpeg import psnr
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.formats.lerobot_export import LeRobotExporter
 from aloha_kit.formats.lerobot_v21_export import LeRobotV21Exporter
-from aloha_kit.media.video_files import psnr, VideoFrames
+from aloha_kit.media.video_files import VideoFrames
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source

@@ -20,10 +20,10 @@ import pytest
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.jpeg import psnr
 from aloha_kit.episode import Episode
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.formats.mp4_export import Mp4Exporter
-from aloha_kit.media.video_files import psnr
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source

@@ -15,6 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
+import h5py
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.index import read_table
 from aloha_kit.data.stats import Accumulator
 from aloha_kit.episode import Episode
-from aloha_kit.formats import format_of, open_source, ReadOptions, shard_export, shard_store
+from aloha_kit.formats import EXPORTERS, format_of, open_source, ReadOptions, shard_export, shard_store
 from aloha_kit.formats.shard_export import GRIDS, ShardExporter
 from aloha_kit.formats.shard_source import ShardSource
 from aloha_kit.storage.curation import Curation, EpisodeEdit
@@ -306,6 +308,41 @@ def test_what_is_missing_changed_or_too_small_is_named(shards: Path, tmp_path: P
     )
     with pytest.raises(ConfigError, match="read without --rename"):
         opened(shards, tmp_path, rename={"a": "top"})
+
+
+@pytest.mark.parametrize("order", ["mobile_aloha", "standard"])
+def test_images_are_encoded_anew_on_request(order: str, tmp_path: Path, capsys: Any) -> None:
+    """The stored JPEG is decoded and encoded by OpenCV; the quality is computed from what it decodes again."""
+    write_dataset(tmp_path / "ours", (3,), CAMERAS, images="jpeg")
+    with h5py.File(tmp_path / "ours" / "episode_0.hdf5", "r+") as file:
+        file.attrs["jpeg_order"] = order
+    convert([str(tmp_path / "ours"), str(tmp_path / "small"), "--format", "shards", "--quality", "40", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["changed"] == {"images are encoded as JPEG of quality 40": 1}
+    source = opened(tmp_path / "small", tmp_path / "cache")
+    with Episode.open(tmp_path / "ours" / "episode_0.hdf5") as old, closing(source.open(0)) as new:
+        for camera in CAMERAS:
+            errors = []
+            for row in range(old.frames):
+                pixels = old.image(camera, row)
+                given = pixels if order == "mobile_aloha" else pixels[..., ::-1]
+                code = cv2.imencode(".jpg", given, [cv2.IMWRITE_JPEG_QUALITY, 40])[1]
+                assert new.jpeg(camera, row) == code.tobytes()
+                decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+                decoded = decoded if order == "mobile_aloha" else decoded[..., ::-1]
+                assert np.array_equal(new.image(camera, row), decoded)
+                errors.append(10 * np.log10(255**2 / np.mean((decoded.astype(float) - pixels) ** 2)))
+            assert report["lowest_psnr_db"][camera] == pytest.approx(np.mean(errors), abs=0.006)
+            assert 15 < np.mean(errors) < 60
+
+
+def test_a_quality_that_does_not_apply_is_refused(ours: Path, tmp_path: Path) -> None:
+    flags = [str(ours), str(tmp_path / "x"), "--quality"]
+    assert "--quality must be 1 to 100, given 0" in failure(convert, [*flags, "0", "--format", "shards"])
+    raw = failure(convert, [*flags, "80", "--format", "shards", "--images", "raw"])
+    assert "episodes of format shards --images raw are written without --quality" in raw
+    for kind in EXPORTERS.keys() - {"shards", "robomimic_states"}:  # the last is robomimic in another environment
+        assert "are written without --quality" in failure(convert, [*flags, "80", "--format", kind]), kind
 
 
 def test_a_damaged_image_is_named(shards: Path, tmp_path: Path) -> None:
