@@ -11,16 +11,20 @@ same joints and the same actions. Prints both folders. A folder that is there is
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import peers
 
+from aloha_kit.core.jpeg import psnr
 from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.storage.codec import decode_image, encode_jpeg
 
 HERE = Path(__file__).parent
 ROOT = peers.ROOT.parent / "datasets"
@@ -58,6 +62,21 @@ def converted(episodes: Path) -> Path:
             peers.run_side(peers.python_of("lerobot"), str(HERE / "lerobot_dataset_lerobot.py"), arguments, 1)
         (folder / "complete").touch()
     return folder
+
+
+def decibels(episodes: Path, videos: Path, quality: int) -> tuple[float, float]:
+    """Mean PSNR to every 20th recorded image of the first episode: of JPEG of a quality, and of LeRobot's video."""
+    ours, theirs = [], []
+    with Episode.open(list_episodes(episodes)[0]) as episode:
+        for camera in episode.cameras:
+            (file,) = sorted(videos.glob(f"videos/observation.images.{camera}/**/*.mp4"))
+            with av.open(str(file)) as video:
+                for i, frame in enumerate(itertools.islice(video.decode(video=0), episode.length)):
+                    if i % 20 == 0:
+                        image = episode.image(camera, i)
+                        ours.append(psnr(image, decode_image(encode_jpeg(image, quality))))
+                        theirs.append(psnr(image, np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
+    return float(np.mean(ours)), float(np.mean(theirs))
 
 
 def hand_over(file: Path, folder: Path) -> None:

@@ -11,6 +11,8 @@ before the clock runs, and the sides take turns. On a busy machine the CPU time 
 - shards: our loader on `convert --format shards`, tar files in WebDataset's layout with tables of where images are.
 - "of 240x320": the same demonstrations after `episode resize --size 240 320 --copy`, which a network of that size needs
   only; as shards and, by LeRobot's writer, as its video data set. All are compared with LeRobot's rows of 480x640.
+- "of quality 87": the shards after `convert --quality 87`, about as near to the recorded images as LeRobot's video is;
+  the PSNR of both is printed.
 - Lance: the same loader and the same JPEG, which are taken as binary columns of a Lance data set (version 2.0 of its
   file format, the fastest one here) in one call a batch.
 - HDF5: the same loader on our episodes; cached: the frame cache, decoded and resized before.
@@ -28,13 +30,14 @@ import sys
 from pathlib import Path
 
 import peers
-from lerobot_dataset import converted, recorded, resized
+from lerobot_dataset import converted, decibels, recorded, resized
 
 HERE = Path(__file__).parent
 CHUNK, BATCH, TURNS = 100, 8, 3
 CAMERAS = ("top", "left_wrist", "right_wrist")
 LEROBOT = "LeRobot"
 SMALL = (240, 320)
+QUALITY = 87
 
 
 def main() -> None:
@@ -50,9 +53,11 @@ def main() -> None:
     for _ in range(TURNS):
         turn: dict[str, dict[str, float]] = {}
         for of, folder in data.items():
-            arguments = [folder, *settings, *(["shards"] if of else [])]
-            found = peers.run_side(sys.executable, str(HERE / "shards_ours.py"), arguments, os.cpu_count() or 1)
-            turn |= {f"{name}{of}": result for name, result in found.items()}
+            few = ["--only", "shards, to"]
+            for more, what in (((few if of else []), of), ([*few, "--quality", QUALITY], f"{of} of quality {QUALITY}")):
+                arguments = [folder, *settings, *more]
+                found = peers.run_side(sys.executable, str(HERE / "shards_ours.py"), arguments, os.cpu_count() or 1)
+                turn |= {f"{name}{what}": result for name, result in found.items()}
         for of, folder in videos.items():
             script = str(HERE / "data_loading_lerobot.py")
             found = peers.run_side(lerobot, script, [folder, *settings], os.cpu_count() or 1)
@@ -68,6 +73,9 @@ def main() -> None:
     for name, result in means.items():
         rate, cpu = result["rate"], result["cpu_ms"]
         print(f"| {name} | {rate:,.0f} | {rate / best:.1f} | {cpu:.3g} | {least / cpu:.1f} |")
+    for of, folder in data.items():
+        near = decibels(folder, videos[of], QUALITY)
+        print(f"\nPSNR{of}: {near[0]:.1f} dB of quality {QUALITY}, {near[1]:.1f} dB of {LEROBOT}'s video")
     print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
 
 

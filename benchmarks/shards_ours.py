@@ -32,11 +32,12 @@ WORKERS, ROUNDS = 2, 3
 SIZES = ((120, 160), (240, 320), (480, 640))
 
 
-def written(folder: Path) -> tuple[Path, Path]:
-    """The episodes as shards and as a Lance data set; made once."""
-    shards, columns = (folder.with_name(folder.name.replace("ours", name)) for name in ("shards", "lance"))
+def written(folder: Path, quality: int | None) -> tuple[Path, Path]:
+    """The episodes as shards and as a Lance data set, as recorded or of another JPEG quality; made once."""
+    shards, columns = (shards_of(folder, quality, name) for name in ("shards", "lance"))
     if not shards.is_dir():
-        convert([str(folder), str(shards), "--format", "shards"])
+        given = [] if quality is None else ["--quality", str(quality)]
+        convert([str(folder), str(shards), "--format", "shards", *given])
     if not (columns / "complete").is_file():
         shutil.rmtree(columns, ignore_errors=True)
         source = open_source(shards)
@@ -49,6 +50,11 @@ def written(folder: Path) -> tuple[Path, Path]:
         lance.write_dataset(pa.table(arrays), str(columns), data_storage_version="2.0")
         (columns / "complete").touch()
     return shards, columns
+
+
+def shards_of(folder: Path, quality: int | None, name: str = "shards") -> Path:
+    """The folder in which the shards of a folder of episodes are."""
+    return folder.with_name(folder.name.replace("ours", name if quality is None else f"{name}_of_quality_{quality}"))
 
 
 class LanceFrames:
@@ -68,7 +74,7 @@ class LanceFrames:
 
         def decode(jobs: Sequence[tuple[str, int]]) -> None:
             for camera, i in jobs:
-                images[camera][i] = shrunk(codes[camera][i], size)
+                shrunk(codes[camera][i], size, images[camera][i])
 
         jobs = list(itertools.product(self._cameras, range(len(rows))))
         for _ in self._pool.map(decode, (jobs[first::WORKERS] for first in range(WORKERS))):
@@ -90,8 +96,8 @@ class Bytes:
         return {camera: [self._open[e].jpeg(camera, i) for e, i in places] for camera in self._table.cameras}
 
 
-def shrunk(code: bytes, size: tuple[int, int]) -> Any:
-    return decoded(lambda at_least: decode_image(code, at_least=at_least), encoded_size(code) or size, size)
+def shrunk(code: bytes, size: tuple[int, int], out: Any = None) -> Any:
+    return decoded(lambda at_least: decode_image(code, at_least=at_least), encoded_size(code) or size, size, out)
 
 
 def stream(shards: Path, cameras: Sequence[str], size: tuple[int, int], batch: int) -> Iterator[Any]:
@@ -111,9 +117,10 @@ def main() -> None:
     parser.add_argument("chunk", type=int)
     parser.add_argument("batch", type=int)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("only", nargs="?", default="", help="how the names of the rows to measure begin")
+    parser.add_argument("--only", default="", help="how the names of the rows to measure begin")
+    parser.add_argument("--quality", type=int, help="of the JPEG; as recorded when not given")
     args = parser.parse_args()
-    shards, columns = written(args.folder)
+    shards, columns = written(args.folder, args.quality)
     tables = {"shards": read_table(open_source(shards)), "HDF5": read_table(open_source(args.folder))}
     table = tables["shards"]
     sampler = Sampler(table, range(len(table.names)), args.batch)
@@ -126,7 +133,7 @@ def main() -> None:
     own = table.contract.cameras["top"]
     for size in (size for size in SIZES if size <= own):
         sizes = dict.fromkeys(table.cameras, size)
-        name = f"{size[0]}x{size[1]}"
+        name = f"to {size[0]}x{size[1]}"
         cache = cached_frames(table, sizes, folder_for(table, None), workers=WORKERS)
         ahead_of_cache = ahead(cache)
         for rows in sampler.batches(0, sampler.steps(2)):  # in memory before the clock runs
@@ -143,7 +150,9 @@ def main() -> None:
         modes[f"{name}, bytes"] = (functools.partial(gathered, frames, order), 10)
     stored: Any = table.open(0)
     first = np.asarray(shrunk(stored.jpeg("top", 7), SIZES[0]))
-    assert np.array_equal(first, frame(tables["HDF5"].open(0), "top", 7, SIZES[0], table.contract.cameras["top"]))
+    assert args.quality or np.array_equal(
+        first, frame(tables["HDF5"].open(0), "top", 7, SIZES[0], table.contract.cameras["top"])
+    )
     modes = {name: mode for name, mode in modes.items() if name.startswith(args.only)}
     paces = {name: Pace() for name in modes}
     for _ in range(ROUNDS):  # in turns, so that whatever else the machine does meets all of them
