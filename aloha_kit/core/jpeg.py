@@ -13,6 +13,8 @@ import simplejpeg
 
 from aloha_kit.core.lang import Message
 
+PIXELS = 1 << 26
+"""Pixels of the largest image, 8192x8192: no camera has more, and a damaged header may."""
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size; the three are tables
 _COMMENT = 0xFE
@@ -158,7 +160,7 @@ def decode_rgb(
     """The pixels of an encoded image of 8 bits per channel as (H, W, 3) RGB; None where it is refused.
 
     JPEG is decoded by a newer libjpeg-turbo than OpenCV's: the same pixels in less time, as benchmarks/jpeg_decoding.py
-    shows. OpenCV decodes what that one warns of, and what has to be turned.
+    shows. OpenCV decodes what that one warns of, what has to be turned, and what is larger than `PIXELS`.
 
     Args:
         exchanged: red and blue were exchanged before it was encoded.
@@ -169,7 +171,7 @@ def decode_rgb(
     if header is None and is_jpeg(data):
         with contextlib.suppress(ValueError):
             header = jpeg_header(data)
-    if header is not None and not header.exif:
+    if header is not None and not header.exif and header.height * header.width <= PIXELS:
         least = {"min_height": header.height // fraction, "min_width": header.width // fraction} if fraction > 1 else {}
         with contextlib.suppress(ValueError, MemoryError):
             order = "BGR" if exchanged else "RGB"

@@ -30,7 +30,6 @@ _OTHERS = {
     b"\x93NUMPY": "a NumPy array",
 }  # by their first bytes: named, not read
 _RGB_COMMENT = b"XPL-RGB1"  # XPolicyLab's mark of an ordinary JPEG; without it, its files have Mobile ALOHA's order
-_PIXELS = 1 << 26  # of an image: 8192x8192
 DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
 
 ImageKind = Literal["jpeg", "png", "webp"]
@@ -173,12 +172,12 @@ def decode_depth(data: bytes) -> Depth:
 
 def _require_possible(size: tuple[int, int] | None) -> None:
     """Raise `EpisodeError` where a header gives a (height, width) beyond any camera's, before memory is allocated."""
-    if size is not None and size[0] * size[1] > _PIXELS:
+    if size is not None and size[0] * size[1] > jpeg.PIXELS:
         raise EpisodeError(
             "its header gives {height}x{width} pixels (height x width), expected at most {pixels}",
             height=size[0],
             width=size[1],
-            pixels=_PIXELS,
+            pixels=jpeg.PIXELS,
         )
 
 
@@ -213,11 +212,8 @@ def _fraction(size: tuple[int, int], at_least: tuple[int, int] | None) -> int:
     """The largest of `_FRACTIONS` that divides (height, width) evenly and leaves `at_least`; 1 where none does."""
     height, width = at_least or size
     for fraction in _FRACTIONS:
-        if (
-            not (size[0] % fraction or size[1] % fraction)
-            and size[0] >= height * fraction
-            and size[1] >= width * fraction
-        ):
+        enough = size[0] >= height * fraction and size[1] >= width * fraction
+        if enough and size[0] % fraction == 0 and size[1] % fraction == 0:
             return fraction
     return 1
 

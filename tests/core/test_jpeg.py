@@ -2,6 +2,7 @@
 
 import re
 import struct
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -103,6 +104,18 @@ def test_what_libjpeg_warns_of_is_decoded_as_opencv_does() -> None:
             assert given is None, name
         else:
             assert np.array_equal(given, expected[..., ::-1]), name
+
+
+def test_a_header_that_gives_too_many_pixels_is_refused() -> None:
+    """65500x65500 pixels would be 13 GB."""
+    code = bytearray(encode_jpeg(RED, 90).tobytes())
+    frame = code.index(b"\xff\xc0") + 5
+    code[frame : frame + 4] = struct.pack(">HH", 65500, 65500)
+    assert jpeg_header(bytes(code)).height == 65500
+    tracemalloc.start()
+    assert decode_rgb(bytes(code)) is None
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_other_formats_are_decoded_by_opencv() -> None:
