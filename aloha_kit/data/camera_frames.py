@@ -109,7 +109,7 @@ def depth_frame(
 ) -> Tensor:
     """Frame i of a camera's depth as (1, height, width) uint16 mm, 0 where nothing was measured.
 
-    The size of the camera's images is not used: depth is read whole.
+    The size of the camera's images is not used: depth is read whole. In `out` where that is given.
     """
     found = nearest(torch.from_numpy(episode.depth(camera, i))[None, None], size)[0].to(torch.uint16)
     return found if out is None else out.copy_(found)
