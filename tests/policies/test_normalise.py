@@ -62,3 +62,15 @@ def test_images_as_bytes_and_as_floats() -> None:
     expected = (image.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
     np.testing.assert_allclose(ImageNormaliser()(image), expected, atol=1e-5)
     np.testing.assert_allclose(ImageNormaliser()(image.float() / 255), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("width", [1, 7, 32])
+def test_images_whose_channels_are_side_by_side_give_the_same_numbers(given: torch.dtype, width: int) -> None:
+    image = torch.randint(0, 256, (2, 3, 6, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    image = image if given == torch.uint8 else image / 255
+    for precision in (torch.float32, torch.bfloat16):
+        normalise = ImageNormaliser().to(precision)
+        last = normalise(image.contiguous(memory_format=torch.channels_last))
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(last, normalise(image))
