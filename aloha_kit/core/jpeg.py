@@ -155,7 +155,12 @@ def decode(data: bytes, flag: int = cv2.IMREAD_COLOR) -> npt.NDArray[Any] | None
 
 
 def decode_rgb(
-    data: bytes, *, exchanged: bool = False, fraction: int = 1, header: JpegHeader | None = None
+    data: bytes,
+    *,
+    exchanged: bool = False,
+    fraction: int = 1,
+    header: JpegHeader | None = None,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8] | None:
     """The pixels of an encoded image of 8 bits per channel as (H, W, 3) RGB; None where it is refused.
 
@@ -167,19 +172,29 @@ def decode_rgb(
         fraction: 2, 4 or 8 for a JPEG of which the decoder is to make a half, a quarter or an eighth in height and in
             width, which both have to be multiples of it.
         header: of the JPEG, where it was read before.
+        out: (H, W, 3) of one piece, returned with the pixels where the image has its shape; a new array is otherwise.
     """
     if header is None and is_jpeg(data):
         with contextlib.suppress(ValueError):
             header = jpeg_header(data)
     if header is not None and not header.exif and header.height * header.width <= PIXELS:
-        least = {"min_height": header.height // fraction, "min_width": header.width // fraction} if fraction > 1 else {}
+        size = header.height // fraction, header.width // fraction
+        least = {"min_height": size[0], "min_width": size[1]} if fraction > 1 else {}
+        into = out if out is not None and out.shape == (*size, 3) else None
         with contextlib.suppress(ValueError, MemoryError):
-            order = "BGR" if exchanged else "RGB"
-            return np.asarray(simplejpeg.decode_jpeg(data, order, min_factor=fraction, **least), np.uint8)
+            pixels = simplejpeg.decode_jpeg(
+                data, "BGR" if exchanged else "RGB", min_factor=fraction, buffer=into, **least
+            )
+            return np.asarray(pixels, np.uint8) if into is None else into
     image = decode(data, _FRACTIONS[fraction])
-    if image is None or exchanged:
+    if image is None:
+        return None
+    if not exchanged:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    if out is None or image.shape != out.shape:
         return image
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    out[...] = image
+    return out
 
 
 def psnr(image: npt.NDArray[np.uint8], decoded: npt.NDArray[np.uint8]) -> float:

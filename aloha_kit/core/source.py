@@ -176,6 +176,14 @@ class RecordedEpisode(Protocol):
         """Close the files."""
 
 
+class ImagesInPlace(Protocol):
+    """What an episode may offer beside `RecordedEpisode`: images decoded where a batch keeps them, not copied there."""
+
+    def image_into(self, camera: str, i: int, out: Image, at_least: tuple[int, int] | None = None) -> Image:
+        """As `image`; written to `out` (H, W, 3), which is returned, where the image is decoded to that shape."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class EpisodeData:
     """A recorded episode whose vectors are in memory and whose images come from a function: see `RecordedEpisode`.

@@ -9,7 +9,7 @@ import mmap
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,11 @@ def resized(image: Image, size: Size, out: Tensor | None = None) -> Tensor:
         )
     if image.shape[:2] == tuple(size):
         out = RGB.empty(1, size)[0] if out is None else out
-        cv2.split(image, list(out.numpy()))  # ten times as fast as copying the transposed view
+        pixels = _pixels(out)
+        if pixels is None:
+            cv2.split(image, list(out.numpy()))  # ten times as fast as copying the transposed view
+        elif not np.may_share_memory(pixels, image):  # else it was decoded there
+            pixels[...] = image
         return out
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     found = F.interpolate(tensor[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
@@ -71,7 +75,17 @@ def frame(
     episode: RecordedEpisode, camera: str, i: int, size: Size, recorded: Size, out: Tensor | None = None
 ) -> Tensor:
     """Frame i of an episode, whose images were `recorded` in that size, as (3, height, width) uint8: see `decoded`."""
-    return decoded(functools.partial(episode.image, camera, i), recorded, size, out)
+    pixels = None if out is None else _pixels(out)
+    image_into: Callable[..., Image] | None = getattr(episode, "image_into", None)  # see `ImagesInPlace`
+    if pixels is None or image_into is None:
+        return decoded(functools.partial(episode.image, camera, i), recorded, size, out)
+    return decoded(functools.partial(image_into, camera, i, pixels), recorded, size, out)
+
+
+def _pixels(image: Tensor) -> Image | None:
+    """The (H, W, 3) in whose order a (3, H, W) image is in memory; None where its memory is in another order."""
+    pixels: Image = image.permute(1, 2, 0).numpy()
+    return pixels if pixels.flags.c_contiguous else None
 
 
 def decoded(read: Callable[[Size], Image], recorded: Size, size: Size, out: Tensor | None = None) -> Tensor:
@@ -95,7 +109,7 @@ def decoded(read: Callable[[Size], Image], recorded: Size, size: Size, out: Tens
     image = read(size)
     halved = image.shape[:2] == tuple(size)  # not where it is no JPEG
     if halved:
-        image = np.asarray(cv2.sepFilter2D(image, -1, _HALVED, _HALVED), np.uint8)
+        image = np.asarray(cv2.sepFilter2D(image, -1, _HALVED, _HALVED, dst=image), np.uint8)
     return resized(image, size, out)
 
 
@@ -138,9 +152,18 @@ class FrameKind:
         """Bytes of a frame."""
         return math.prod(self.shape(size)) * self.dtype.itemsize
 
-    def empty(self, count: int, size: Size, *, pin: bool = False, device: str | None = None) -> Tensor:
-        """(count, channels, height, width) of any content, in the host's memory unless `device` is given."""
-        return torch.empty((count, *self.shape(size)), dtype=self.dtype, pin_memory=pin, device=device)
+    def empty(
+        self, count: int, size: Size, *, pin: bool = False, device: str | None = None, channels_last: bool = False
+    ) -> Tensor:
+        """(count, channels, height, width) of any content, in the host's memory unless `device` is given.
+
+        Args:
+            channels_last: a pixel's channels are side by side, as a decoder writes them and the networks read them.
+        """
+        channels, *sides = self.shape(size)
+        shape = (count, *sides, channels) if channels_last else (count, channels, *sides)
+        frames = torch.empty(shape, dtype=self.dtype, pin_memory=pin, device=device)
+        return frames.permute(0, 3, 1, 2) if channels_last else frames
 
     @property
     def array_type(self) -> npt.DTypeLike:
@@ -229,7 +252,10 @@ class OpenEpisodes:
 
 
 class DirectFrames:
-    """Decodes each frame on access, several in parallel: slower than the cache, but needs no disk."""
+    """Decodes each frame on access, several in parallel: slower than the cache, but needs no disk.
+
+    A pixel's channels are side by side in the batches' memory, so that a JPEG is decoded where the batch keeps it.
+    """
 
     def __init__(self, table: EpisodeTable, sizes: Mapping[str, Size], workers: int, kind: FrameKind = RGB) -> None:
         self._table = table
@@ -241,17 +267,21 @@ class DirectFrames:
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         episodes = self._table.episode_of(rows)
         steps = rows - self._table.starts[episodes]
-        images = {camera: self._kind.empty(len(rows), size, pin=pin) for camera, size in self._sizes.items()}
+        images = {
+            camera: self._kind.empty(len(rows), size, pin=pin, channels_last=True)
+            for camera, size in self._sizes.items()
+        }
+        # one task a thread, which takes frames until none is left: a task for each frame takes a fifth longer, handing
+        # it over and waiting for it
+        jobs = itertools.product(self._sizes, range(len(rows)))
 
-        def decode(jobs: Sequence[tuple[str, int]]) -> None:
+        def decode(_: int) -> None:
             for camera, i in jobs:
                 # an episode serialises its readers, not its decoding
                 episode = self._open[int(episodes[i])]
                 size, recorded = self._sizes[camera], self._recorded[camera]
                 self._kind.read(episode, camera, int(steps[i]), size, recorded, images[camera][i])
 
-        # one task a thread: a task for each frame takes a fifth longer, handing it over and waiting for it
-        jobs = list(itertools.product(self._sizes, range(len(rows))))
-        for _ in self._pool.map(decode, (jobs[first :: self._workers] for first in range(self._workers))):
+        for _ in self._pool.map(decode, range(self._workers)):
             pass  # raises what a job raised
         return images

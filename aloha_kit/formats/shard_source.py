@@ -148,6 +148,11 @@ class ShardEpisode(EpisodeData):
     images: Any = None
     depth_cameras: tuple[str, ...] = ()
 
+    def image_into(self, camera: str, i: int, out: Image, at_least: tuple[int, int] | None = None) -> Image:
+        """See `core.source.ImagesInPlace`."""
+        image: Image = self.images.image(camera, i, at_least, out)
+        return image
+
     def depth(self, camera: str, i: int) -> Depth:
         depth: Depth = self.images.depth(camera, i)
         return depth
@@ -191,8 +196,8 @@ class _Images:
     where: str
     order: JpegOrder
 
-    def image(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
-        decode = functools.partial(decode_image, order=self.order, at_least=at_least)
+    def image(self, camera: str, i: int, at_least: tuple[int, int] | None, out: Image | None = None) -> Image:
+        decode = functools.partial(decode_image, order=self.order, at_least=at_least, out=out)
         image: Image = self._decoded(f"{IMAGES}{camera}", i, decode)
         return image
 

@@ -103,13 +103,17 @@ def jpeg_order_of(data: bytes) -> JpegOrder | None:
 
 
 def decode_image(
-    data: Image | bytes, order: JpegOrder = "mobile_aloha", at_least: tuple[int, int] | None = None
+    data: Image | bytes,
+    order: JpegOrder = "mobile_aloha",
+    at_least: tuple[int, int] | None = None,
+    out: Image | None = None,
 ) -> Image:
     """Decode a JPEG, PNG or WebP of 8 bits per channel to (H, W, 3) RGB; padding is ignored.
 
     Grey is repeated in three channels, transparency is dropped. Given a size `at_least` (height, width), a JPEG may be
     halved up to three times, as long as it stays that big and both sides divide evenly: the decoder then transforms
-    less and makes fewer pixels.
+    less and makes fewer pixels. Given `out` (height, width, 3), the image is written there and `out` returned where
+    that is its shape.
 
     Raises:
         EpisodeError: none of these, damaged, of more than 8 bits, or CMYK.
@@ -137,7 +141,7 @@ def decode_image(
     elif kind == "png" and len(held) > _PNG_DEPTH and held[_PNG_DEPTH] > 8:
         raise EpisodeError("a PNG of {bits} bits a channel, expected 8", bits=held[_PNG_DEPTH])
     _require_possible((header.height, header.width) if header is not None else encoded_size(held))
-    image = jpeg.decode_rgb(held, exchanged=order == "mobile_aloha", fraction=fraction, header=header)
+    image = jpeg.decode_rgb(held, exchanged=order == "mobile_aloha", fraction=fraction, header=header, out=out)
     if image is None:
         raise EpisodeError(
             "not a whole {kind}: {count} bytes beginning {begin}",

@@ -153,10 +153,17 @@ class EpisodeImages(EpisodeFile):
         Raises:
             EpisodeError: no such camera or frame (lists which exist), a damaged frame, or one that cannot be converted.
         """
+        return self._image(camera, i, at_least, None)
+
+    def image_into(self, camera: str, i: int, out: Image, at_least: tuple[int, int] | None = None) -> Image:
+        """See `core.source.ImagesInPlace`."""
+        return self._image(camera, i, at_least, out)
+
+    def _image(self, camera: str, i: int, at_least: tuple[int, int] | None, out: Image | None) -> Image:
         stored = self.image_format(camera)
         row = self._row(camera, i)
         try:
-            return decode_image(row, self.jpeg_order, at_least) if stored.encoded else stored.to_rgb(row)
+            return decode_image(row, self.jpeg_order, at_least, out) if stored.encoded else stored.to_rgb(row)
         except EpisodeError as error:
             raise EpisodeError(
                 "{path}: frame {i} of camera '{camera}' cannot be used: {error}",

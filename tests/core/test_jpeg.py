@@ -106,6 +106,25 @@ def test_what_libjpeg_warns_of_is_decoded_as_opencv_does() -> None:
             assert np.array_equal(given, expected[..., ::-1]), name
 
 
+def test_an_image_is_written_where_it_is_wanted() -> None:
+    """Whoever decodes it, and only where it has that shape."""
+    image = textured(48, 64)
+    whole = encode_jpeg(image, 90).tobytes()
+    warned_of = whole[: len(whole) // 2] + whole[len(whole) // 2 + 40 :]
+    for data in (whole, warned_of, encode_png(image)):
+        for exchanged in (False, True):
+            expected, out = decode_rgb(data, exchanged=exchanged), np.zeros((48, 64, 3), np.uint8)
+            assert decode_rgb(data, exchanged=exchanged, out=out) is out
+            assert np.array_equal(out, expected)
+    half, out = decode_rgb(whole, fraction=2), np.zeros((24, 32, 3), np.uint8)
+    assert np.array_equal(decode_rgb(whole, fraction=2, out=out), half)
+    assert np.array_equal(out, half)
+    out[:] = 7
+    found = decode_rgb(whole, out=out)
+    assert np.array_equal(found, decode_rgb(whole))
+    assert np.array_equal(out, np.full_like(out, 7))
+
+
 def test_a_header_that_gives_too_many_pixels_is_refused() -> None:
     """65500x65500 pixels would be 13 GB."""
     code = bytearray(encode_jpeg(RED, 90).tobytes())

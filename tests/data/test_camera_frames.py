@@ -55,6 +55,7 @@ def test_cache_and_direct_give_the_recorded_images(tmp_path: Path, images: str, 
         assert cached[camera].shape == (6, 3, *size)
         assert cached[camera].dtype == torch.uint8
         torch.testing.assert_close(cached[camera], direct[camera], rtol=0, atol=0)
+        assert direct[camera].is_contiguous(memory_format=torch.channels_last)
         for i, row in enumerate(rows):
             e, t = where[row]
             difference = np.abs(

@@ -138,9 +138,9 @@ def test_a_frame_of_a_table_is_decoded_once_and_halved(tmp_path: Path, monkeypat
     frames = DirectFrames(read_table(open_source(tmp_path)), {"top": (48, 64)}, workers=1)
     decoded: list[tuple[int, int] | None] = []
 
-    def counted(data: Any, order: Any, at_least: tuple[int, int] | None = None) -> Image:
+    def counted(data: Any, order: Any, at_least: tuple[int, int] | None, out: Any) -> Image:
         decoded.append(at_least)
-        return decode_image(data, order, at_least)
+        return decode_image(data, order, at_least, out)
 
     monkeypatch.setattr("aloha_kit.storage.episode_images.decode_image", counted)
     assert frames.gather(np.arange(4))["top"].shape == (4, 3, 48, 64)
