@@ -111,6 +111,21 @@ def test_training_reads_what_deployment_reads(
 
 
 @pytest.mark.parametrize("image", [detailed(), drawn()], ids=["detailed", "drawn"])
+@pytest.mark.parametrize("size", [(120, 160), (60, 80)])
+def test_a_fraction_of_a_jpeg_is_halved_as_the_network_halves(
+    tmp_path: Path, image: Image, size: tuple[int, int]
+) -> None:
+    """To a grey level, but for the outermost pixels, where half a tap is beyond the image."""
+    episode, twice = make(1, {"top": (480, 640)}, seed=0), (2 * size[0], 2 * size[1])
+    episode.images["top"][0] = image
+    with Episode.open(write(tmp_path, episode, images="jpeg")) as opened:
+        expected = resized(opened.image("top", 0, at_least=twice), size).numpy().astype(int)
+        difference = np.abs(frame(opened, "top", 0, size, opened.image_size("top")).numpy() - expected)
+    assert difference[:, 1:-1, 1:-1].max() <= 1
+    assert difference.max() <= 6
+
+
+@pytest.mark.parametrize("image", [detailed(), drawn()], ids=["detailed", "drawn"])
 def test_half_of_a_jpeg_is_as_close_to_a_robots_image_as_the_whole(tmp_path: Path, image: Image) -> None:
     """Deployment reads images that were never encoded: the mean difference to those is not larger at half the size."""
     episode, size = make(1, {"top": (480, 640)}, seed=0), (240, 320)
