@@ -15,18 +15,20 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+import torch
 import webdataset
 from pace import Pace
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core.prefetch import prefetch
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.camera_frames import decoded, DirectFrames, frame, RGB
+from aloha_kit.data.camera_frames import decoded, DirectFrames, frame
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.formats import open_source
 from aloha_kit.storage.codec import decode_image, encoded_size
+from aloha_kit.train.device import keep_freed_memory
 
 WORKERS, ROUNDS = 2, 3
 SIZES = ((120, 160), (240, 320), (480, 640))
@@ -70,16 +72,16 @@ class LanceFrames:
         size = self._size
         if size is None:
             return codes
-        images = {camera: RGB.empty(len(rows), size) for camera in self._cameras}
+        images = {camera: np.empty((len(rows), *size, 3), np.uint8) for camera in self._cameras}
+        jobs = itertools.product(self._cameras, range(len(rows)))
 
-        def decode(jobs: Sequence[tuple[str, int]]) -> None:
+        def decode(_: int) -> None:
             for camera, i in jobs:
                 shrunk(codes[camera][i], size, images[camera][i])
 
-        jobs = list(itertools.product(self._cameras, range(len(rows))))
-        for _ in self._pool.map(decode, (jobs[first::WORKERS] for first in range(WORKERS))):
+        for _ in self._pool.map(decode, range(WORKERS)):
             pass
-        return images
+        return {camera: torch.from_numpy(pixels).permute(0, 3, 1, 2) for camera, pixels in images.items()}
 
 
 class Bytes:
@@ -97,7 +99,10 @@ class Bytes:
 
 
 def shrunk(code: bytes, size: tuple[int, int], out: Any = None) -> Any:
-    return decoded(lambda at_least: decode_image(code, at_least=at_least), encoded_size(code) or size, size, out)
+    pixels = np.empty((*size, 3), np.uint8) if out is None else out
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    read = functools.partial(decode_image, code, out=pixels)
+    return decoded(lambda at_least: read(at_least=at_least), encoded_size(code) or size, size, image)
 
 
 def stream(shards: Path, cameras: Sequence[str], size: tuple[int, int], batch: int) -> Iterator[Any]:
@@ -120,6 +125,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="how the names of the rows to measure begin")
     parser.add_argument("--quality", type=int, help="of the JPEG; as recorded when not given")
     args = parser.parse_args()
+    keep_freed_memory()  # as training on a CPU does; a GPU's batches are in page-locked memory, which is used again too
     shards, columns = written(args.folder, args.quality)
     tables = {"shards": read_table(open_source(shards)), "HDF5": read_table(open_source(args.folder))}
     table = tables["shards"]
