@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from roslaunch.config import load_config_default, ROSLaunchConfig
@@ -67,6 +68,19 @@ def test_nodes_understand_their_arguments(file: Path, monkeypatch: pytest.Monkey
         assert done.returncode not in (0, 2), done.stderr
         assert "Traceback" not in done.stderr
         assert "Did you mean 'aloha_transfer_cube'" in done.stderr or "none.hdf5" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("value", ["20261129", "0.5", "true", "0"])
+def test_values_that_roslaunch_takes_for_numbers_are_passed_on(
+    file: Path, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may be called by a date; a name that is none is for the node to refuse, in one line."""
+    names = [each.get("name") for each in ElementTree.parse(file).getroot().iter("arg") if each.get("default") == ""]
+    given = [name for name in names if name not in (None, "faults")]
+    nodes = loaded(file, monkeypatch, "episode:=e", *(f"{name}:={value}" for name in given)).nodes
+    words = [word for node in nodes for word in shlex.split(node.args)]
+    assert words.count(value.capitalize()) >= len(given)
 
 
 @pytest.mark.parametrize(
