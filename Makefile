@@ -11,6 +11,8 @@ DEBIAN_PYTHON := /usr/lib/python3/dist-packages
 comma  := ,
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export MUJOCO_GL ?= egl
+# Containers often set it. Every process would then compile every module it imports anew, torch's for 2 s and more.
+unexport PYTHONDONTWRITEBYTECODE
 # Lift's environment: the same commands with robosuite, whose MuJoCo and numpy are older.
 ROBOSUITE := .venv-robosuite
 EXTRAS_ROBOSUITE := robosuite,train,view,remote,zarr,test
