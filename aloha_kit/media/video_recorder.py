@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from aloha_kit.media.mp4 import Mp4Writer
 Image = npt.NDArray[np.uint8]
 
 HEIGHT = 480  # pixels of the view
+FASTEST_HZ = 30.0  # of the video: drawing an image for it takes longer than the rest of a simulated step
 STAGES = ((58, 62, 72), (74, 92, 128), (78, 128, 168), (92, 172, 160), GOOD)
 
 
 class VideoRecorder:
     """An observer that writes an MP4 to `path`; the last image stays for a second, with the result.
 
+    The video is as long as the episode. Of one faster than `FASTEST_HZ` it shows every second step, or fewer.
+
     Args:
-        rate_hz: of the episode, and so of the video.
+        rate_hz: of the episode.
         steps: of the whole rollout, the width of the bar of rewards at the bottom.
         max_reward: the highest reward; 0 where nothing measures success.
         judge: whether an episode that ended so is a success; None where nothing measures it.
@@ -46,18 +50,20 @@ class VideoRecorder:
     ) -> None:
         self.path = path
         self._rate, self._steps, self._title, self._top = rate_hz, steps, title, max_reward
+        self._every = math.ceil(rate_hz / FASTEST_HZ)
         self._judge, self._view, self._policy_cameras = judge, view, policy_cameras
         self._close = contextlib.ExitStack()
         self._rewards: list[float] = []
         self._last: Observation | None = None
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
-        self._video = self._close.enter_context(Mp4Writer(self.path, self._rate))
+        self._video = self._close.enter_context(Mp4Writer(self.path, self._rate / self._every))
         self._show(timestep.observation)
 
     def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
         self._rewards.append(float(timestep.reward or 0.0))
-        self._show(timestep.observation)
+        if len(self._rewards) % self._every == 0:
+            self._show(timestep.observation)
 
     def on_end(self, outcome: Outcome) -> None:
         with self._close:
@@ -71,7 +77,7 @@ class VideoRecorder:
             else:
                 word, colour = ("success", GOOD) if success else ("failure", BAD)
             frame = self._frame(self._last, word, colour)
-            for _ in range(round(self._rate)):
+            for _ in range(round(self._rate / self._every)):
                 self._video.add(frame)
 
     def _show(self, observation: Observation) -> None:

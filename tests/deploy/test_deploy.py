@@ -75,8 +75,9 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
             assert json.loads(episode.attrs["describe"])["seed"] == 100_000 + i
             assert sorted(episode.stamps) == ["command", "deadline", "images/top", "qpos"]
     with av.open(str(out / "episode_0.mp4")) as container:
+        assert container.streams.video[0].average_rate == 25
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) == 13 + 50  # the last one is held for a second
+    assert len(frames) == 7 + 25  # every second one; the last one is held for a second
     assert frames[0].shape == (36 + 480 + 12, 640 + 4 + 640, 3)  # the view, and the images that the policy reads
     text = capsys.readouterr().out
     assert "success, held to the end   0/2 = 0.0%   95 % interval 0.0% to 65.8%" in text
