@@ -64,7 +64,8 @@ class ImageNormaliser(nn.Module):
         gain, shift = self.get_buffer("gain"), self.get_buffer("shift")
         if image.dtype == torch.uint8:
             gain = gain / 255
-        if image.ndim == 4 and image.is_contiguous(memory_format=torch.channels_last):
+        eager = image.device.type == "cpu" and not torch.compiler.is_compiling()  # others are shown the plain form
+        if eager and image.ndim == 4 and image.is_contiguous(memory_format=torch.channels_last):
             # whole lines: the same numbers in a third of the time that a CPU takes for the three channels of each pixel
             width = image.shape[-1]
             lines = image.permute(0, 2, 3, 1).flatten(2).to(gain.dtype)

@@ -74,3 +74,11 @@ def test_images_whose_channels_are_side_by_side_give_the_same_numbers(given: tor
         last = normalise(image.contiguous(memory_format=torch.channels_last))
         assert last.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(last, normalise(image))
+
+
+def test_exporters_are_shown_the_plain_form() -> None:
+    image = torch.zeros((1, 4, 5, 3), dtype=torch.uint8).movedim(-1, -3)  # as inference has it
+    graph = torch.export.export(ImageNormaliser(), (image,), strict=False).graph
+    done = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert [name for name in done if "mul" in name or "add" in name] == ["aten.mul.Tensor", "aten.add.Tensor"]
+    assert not [name for name in done if "repeat" in name or "view" in name or "flatten" in name]
