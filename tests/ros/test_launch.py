@@ -83,6 +83,12 @@ def test_values_that_roslaunch_takes_for_numbers_are_passed_on(
     assert words.count(value.capitalize()) >= len(given)
 
 
+@pytest.mark.parametrize("file", ["record", "deploy", "teleop"])
+def test_a_view_of_false_is_none(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = loaded(ROOT / "launch" / f"{file}.launch", monkeypatch, "view:=false").nodes
+    assert not any("--view" in node.args for node in nodes)
+
+
 @pytest.mark.parametrize(
     ("main", "words", "problem"),
     [
