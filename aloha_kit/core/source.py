@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +176,7 @@ class RecordedEpisode(Protocol):
         """Close the files."""
 
 
+@runtime_checkable
 class ImagesInPlace(Protocol):
     """What an episode may offer beside `RecordedEpisode`: images decoded where a batch keeps them, not copied there."""
 

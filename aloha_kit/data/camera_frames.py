@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aloha_kit.core.lang import Message
-from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.core.source import ImagesInPlace, RecordedEpisode
 from aloha_kit.data.batch import nearest
 from aloha_kit.data.index import EpisodeTable
 
@@ -33,7 +33,7 @@ Size = tuple[int, int]  # height, width
 
 OVERSAMPLING = 2  # a JPEG is decoded at least so many times as high and wide as it is wanted
 # What the network's filter does to the means of two pixels when it halves an image. A decoder gives about those.
-_HALVED = np.array([0.125, 0.75, 0.125])
+_SMOOTHING = np.array([0.125, 0.75, 0.125])
 
 
 class Frames(Protocol):
@@ -76,10 +76,9 @@ def frame(
 ) -> Tensor:
     """Frame i of an episode, whose images were `recorded` in that size, as (3, height, width) uint8: see `decoded`."""
     pixels = None if out is None else _pixels(out)
-    image_into: Callable[..., Image] | None = getattr(episode, "image_into", None)  # see `ImagesInPlace`
-    if pixels is None or image_into is None:
+    if pixels is None or not isinstance(episode, ImagesInPlace):
         return decoded(functools.partial(episode.image, camera, i), recorded, size, out)
-    return decoded(functools.partial(image_into, camera, i, pixels), recorded, size, out)
+    return decoded(functools.partial(episode.image_into, camera, i, pixels), recorded, size, out)
 
 
 def _pixels(image: Tensor) -> Image | None:
@@ -111,8 +110,9 @@ def decoded(read: Callable[[Size], Image], recorded: Size, size: Size, out: Tens
         return resized(image, size, out)
     image = read(size)
     halved = image.shape[:2] == tuple(size)  # not where it is no JPEG
-    if halved:
-        image = np.asarray(cv2.sepFilter2D(image, -1, _HALVED, _HALVED, dst=image), np.uint8)
+    if halved:  # written to `out`, not to the image, which may be the source's own
+        pixels = None if out is None else _pixels(out)
+        image = np.asarray(cv2.sepFilter2D(image, -1, _SMOOTHING, _SMOOTHING, dst=pixels), np.uint8)
     return resized(image, size, out)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.data.camera_frames import DirectFrames, frame, resized
+from aloha_kit.data.camera_frames import decoded, DirectFrames, frame, resized, RGB
 from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source
@@ -147,19 +147,32 @@ def test_only_what_the_decoder_halved_is_smoothed(tmp_path: Path, images: Litera
         )
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_an_image_of_a_source_is_not_changed(channels_last: bool) -> None:
+    """A source may keep what it gave, or give what cannot be written to."""
+    given, out = drawn(48, 64), RGB.empty(1, (48, 64), channels_last=channels_last)[0]
+    before = given.copy()
+    given.flags.writeable = False
+    smoothed = decoded(lambda _: given, (96, 128), (48, 64))
+    assert decoded(lambda _: given, (96, 128), (48, 64), out) is out
+    assert torch.equal(out, smoothed)
+    np.testing.assert_array_equal(given, before)
+    assert not torch.equal(smoothed, resized(given, (48, 64)))
+
+
 def test_a_frame_of_a_table_is_decoded_once_and_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded size comes from the table: no other image is decoded for it."""
     write(tmp_path, make(4, {"top": (96, 128)}, seed=0), images="jpeg")
     frames = DirectFrames(read_table(open_source(tmp_path)), {"top": (48, 64)}, workers=1)
-    decoded: list[tuple[int, int] | None] = []
+    read: list[tuple[int, int] | None] = []
 
     def counted(data: Any, order: Any, at_least: tuple[int, int] | None, out: Any) -> Image:
-        decoded.append(at_least)
+        read.append(at_least)
         return decode_image(data, order, at_least, out)
 
     monkeypatch.setattr("aloha_kit.storage.episode_images.decode_image", counted)
     assert frames.gather(np.arange(4))["top"].shape == (4, 3, 48, 64)
-    assert decoded == [(48, 64)] * 4
+    assert read == [(48, 64)] * 4
 
 
 def test_raw_images_come_whole(tmp_path: Path) -> None:
