@@ -29,6 +29,9 @@ T = TypeVar("T")
 ANSWER_S = 2.0
 """Timeout of a driver's answer to a request for the state of its motors."""
 
+CONNECT_S = 20.0
+"""Timeout of a driver that runs to connect to a new topic: ROS repeats a failed attempt after 1, 2, 4 and 8 s."""
+
 ARRIVED, ARRIVAL_S = 0.2, 3.0
 """rad and s: an arm at its rest pose is this close to its target after this time; a falling or blocked one is not."""
 
@@ -215,16 +218,17 @@ def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup
     """Wait until every publisher has a subscriber; messages published before that are lost.
 
     Raises:
-        RosError: no subscriber within the timeout.
+        RosError: no subscriber within `CONNECT_S`.
     """
     clock = setup.clock
-    end = clock.now_ns() + int(setup.timeout_s * 1e9)
+    end = clock.now_ns() + int(CONNECT_S * 1e9)
     while missing := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
         if clock.now_ns() > end:
             raise RosError(
-                "{name}: no subscriber of {missing}; is its driver running?",
+                "{name}: no subscriber of {missing} after {seconds:g} s; is its driver running?",
                 name=setup.name,
                 missing=", ".join(missing),
+                seconds=CONNECT_S,
             )
         clock.sleep_until(clock.now_ns() + 10_000_000)
 

@@ -20,6 +20,7 @@ from aloha_kit.loop import Latch
 from aloha_kit.ros import arm as ros_arm
 from aloha_kit.ros import joint_state_arm
 from aloha_kit.ros.arm import ArmSetup, wait_for_subscribers
+from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
@@ -294,6 +295,35 @@ class TestPreparing:
             RosError, match=r"no service /nobody/set_operating_modes after .* s\. Start the arm's driver"
         ):
             InterbotixArm(xs_setup("nobody", timeout_s=0.2))
+
+
+class TestConnecting:
+    """A driver that runs and connects to a command topic late, as after a failed attempt, or never."""
+
+    @pytest.fixture
+    def publisher(self, session_ros: Ros) -> Iterator[CommandPublisher]:
+        publisher = CommandPublisher("/puppet_late/commands/joint_group", Bool)
+        yield publisher
+        publisher.unregister()
+
+    def test_it_is_waited_for_longer_than_for_an_answer(self, publisher: CommandPublisher) -> None:
+        subscribers: list[rospy.Subscriber] = []
+        late = threading.Timer(
+            1.0, lambda: subscribers.append(rospy.Subscriber(publisher.resolved_name, Bool, lambda message: None))
+        )
+        late.start()
+        wait_for_subscribers([publisher], xs_setup("puppet_late", timeout_s=0.2))
+        late.join()
+        assert publisher.get_num_connections() == 1
+        subscribers[0].unregister()
+
+    def test_one_that_never_does_is_named(self, publisher: CommandPublisher, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ros_arm, "CONNECT_S", 0.3)
+        with pytest.raises(
+            RosError,
+            match=r"^puppet_late: no subscriber of /puppet_late/commands/joint_group after 0\.3 s; is its driver",
+        ):
+            wait_for_subscribers([publisher], xs_setup("puppet_late"))
 
 
 class TestMoving:
