@@ -5,7 +5,7 @@
 # Ctrl-C stops the demo once the present stage has saved its work. The same command then goes on: a finished stage (it has
 # a row in stages.csv) is not repeated, recording and training are continued, other interrupted stages start again.
 #
-#   EPISODES=4 STEPS=20 ROLLOUTS=2 sh train/demo.sh small     # a small one, to try the loop and not the policy
+#   EPISODES=4 STEPS=20 ROLLOUTS=2 VIDEOS=1 sh train/demo.sh small     # a small one, to try the loop and not the policy
 set -eu
 out=${1:-demo}
 task=sim_transfer_cube
@@ -73,9 +73,11 @@ else
     stage train python -m aloha_kit.train --task $task --policy act_cpu --image_size 48 64 --batch_size 16 \
         --num_steps "${STEPS:-1500}" --dataset_dir "$out/episodes" --ckpt_dir "$out/policy"
 fi
+finished evaluate || aside "$out/evaluation"
+stage evaluate python -m aloha_kit.eval --ckpt "$out/policy" --task $task --num_rollouts "${ROLLOUTS:-25}" --output "$out/evaluation"
 finished deploy || aside "$out/rollouts"
 # whole chunks, 8 inferences a rollout instead of 400: choosing a faster engine for so few would take longer than it saves
-stage deploy python -m aloha_kit.deploy --ckpt "$out/policy" --task $task --engine eager --num_rollouts "${ROLLOUTS:-25}" \
+stage deploy python -m aloha_kit.deploy --ckpt "$out/policy" --task $task --engine eager --num_rollouts "${VIDEOS:-3}" \
     --output "$out/rollouts"
 finished replay || aside "$out/replay"
 stage replay python -m aloha_kit.replay "$out/episodes/episode_0.hdf5" --output "$out/replay"

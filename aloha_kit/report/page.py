@@ -37,13 +37,13 @@ video,img{max-width:100%;border-radius:6px} code{background:#eef1f5;padding:.1re
 
 
 def build(folder: Path) -> str:
-    """The page of a folder with `episodes/`, `policy/`, `rollouts/`, `replay/` and `stages.csv`, each optional.
+    """The page of a folder with some of `episodes/`, `policy/`, `evaluation/`, `rollouts/`, `replay/` and `stages.csv`.
 
     Raises:
         ConfigError: the folder holds none of them, or a file of them is missing or damaged; names it.
     """
     sections = [
-        _result(folder / "rollouts", _seeds(folder / "episodes")),
+        _result(folder, _seeds(folder / "episodes")),
         _stages(folder / "stages.csv"),
         _demonstrations(folder),
         _training(folder / "policy"),
@@ -52,7 +52,7 @@ def build(folder: Path) -> str:
     if not any(sections):
         there = ", ".join(names_in(folder))
         raise ConfigError(
-            "'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or "
+            "'{folder}' holds no results; expected some of episodes/, policy/, evaluation/, rollouts/, replay/ or "
             "stages.csv, found: {there}",
             folder=folder,
             there=there or Message("nothing"),
@@ -97,15 +97,25 @@ def _seeds(folder: Path) -> set[int] | None:
 
 
 def _result(folder: Path, used: set[int] | None) -> str:
-    file = folder / "deploy.json"
-    if not file.is_file():
-        return ""
-    with _reading(file):
-        report = json.loads(file.read_text(encoding="utf-8"))
-        return _rollouts(report, used, sorted(folder.rglob("*.mp4")))
+    """Success as it was evaluated, or of the deployed rollouts where it was not; their videos and latency."""
+    evaluation, deployment = folder / "evaluation" / "eval.json", folder / "rollouts" / "deploy.json"
+    parts = []
+    if evaluation.is_file():
+        with _reading(evaluation):
+            report = json.loads(evaluation.read_text(encoding="utf-8"))
+            first = report["checkpoints"][0]
+            execution = {**report["execution"], "n_action_steps": first["n_action_steps"]}
+            parts.append(_success({**report, **first, "execution": execution}, used))
+    if deployment.is_file():
+        with _reading(deployment):
+            report = json.loads(deployment.read_text(encoding="utf-8"))
+            parts.append(_deployed(report) if parts else _success(report, used))
+            parts.append(_videos(sorted(deployment.parent.rglob("*.mp4"))))
+            parts.append(_latency(report.get("latency", {})))
+    return "<h2>The policy's rollouts</h2>" + "".join(parts) if parts else ""
 
 
-def _rollouts(report: dict[str, Any], used: set[int] | None, videos: Sequence[Path]) -> str:
+def _success(report: dict[str, Any], used: set[int] | None) -> str:
     held, touched = report["success"], report["success_any_time"]
     task, execution = report["task"], report["execution"]
     steps = execution.get("n_action_steps", execution.get("horizon"))  # its name in older reports
@@ -125,10 +135,16 @@ def _rollouts(report: dict[str, Any], used: set[int] | None, videos: Sequence[Pa
         f"<p class=note>{report['policy']['kind'].upper()} with {how}, {task['episode_len']} steps at "
         f"{task['rate_hz']:g} Hz, seeds {first} to {last}{seen}.</p>"
     )
-    lines.append(_videos(videos))
     reached = report["max_reward_histogram"]
     lines.append(_table(["highest reward reached", *reached], [["rollouts", *reached.values()]]))
-    return "<h2>The policy's rollouts</h2>" + "".join(lines) + _latency(report.get("latency", {}))
+    return "".join(lines)
+
+
+def _deployed(report: dict[str, Any]) -> str:
+    held = report["success"]
+    success = "" if held is None else f", {held['successes']} with success"
+    first, last = report["seeds"]
+    return f"<h3>Deployed</h3><p>Seeds {first} to {last}, recorded as episodes{success}.</p>"
 
 
 def _latency(report: dict[str, Any]) -> str:

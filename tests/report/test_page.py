@@ -30,6 +30,22 @@ DEPLOY = {
 }
 
 
+EVALUATION = {
+    "task": {"instruction": "Hand <it> over.", "episode_len": 400, "rate_hz": 50.0},
+    "execution": {"temporal_agg": False},
+    "seeds": [100000, 100099],
+    "checkpoints": [
+        {
+            "policy": {"kind": "act"},
+            "n_action_steps": 50,
+            "success": {"successes": 91, "trials": 100, "rate": 0.91, "wilson95": [0.838, 0.952]},
+            "success_any_time": {"successes": 94, "trials": 100, "rate": 0.94, "wilson95": [0.875, 0.972]},
+            "max_reward_histogram": {"2": 6, "4": 94},
+        }
+    ],
+}
+
+
 def results(folder: Path) -> Path:
     (folder / "rollouts").mkdir(parents=True)
     (folder / "rollouts" / "deploy.json").write_text(json.dumps(DEPLOY))
@@ -58,6 +74,28 @@ def test_every_number_on_the_page_is_one_that_was_written(tmp_path: Path) -> Non
         f"<code>python -m aloha_kit.eval --ckpt {tmp_path}/policy --task sim_transfer_cube</code>",
     ):
         assert expected in page
+    assert "Deployed" not in page
+
+
+def test_success_is_the_evaluation_s_where_there_is_one(tmp_path: Path) -> None:
+    folder = results(tmp_path)
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "eval.json").write_text(json.dumps(EVALUATION))
+    page = build(folder)
+    for expected in (
+        "91%</span> success: 91 of 100 rollouts",
+        "interval 84% to 95%",
+        "any time: 94 of 100",
+        "ACT with chunks of 50, 400 steps at 50 Hz, seeds 100000 to 100099",
+        "<p>Seeds 100000 to 100009, recorded as episodes, 7 with success.</p>",
+        "data:video/mp4;base64,ZmlsbQ==",
+        "<td>network</td><td>5.25</td><td>9.50</td><td>31.00</td>",
+    ):
+        assert expected in page
+    assert "70%" not in page
+    (folder / "evaluation" / "eval.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"eval\.json' is missing or damaged: it lacks 'checkpoints'"):
+        build(folder)
 
 
 def test_the_machine_and_the_version_stand_on_the_page(tmp_path: Path) -> None:

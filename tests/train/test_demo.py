@@ -16,7 +16,7 @@ from tests.waiting import until
 
 Start: TypeAlias = "Callable[[], subprocess.Popen[str]]"
 SCRIPT = Path(__file__).parents[2] / "train" / "demo.sh"
-STAGES = ["record", "episode", "train", "deploy", "replay", "report"]
+STAGES = ["record", "episode", "train", "eval", "deploy", "replay", "report"]
 
 # Writes its words to `calls`. Where a file of its name holds "wait", it works until Ctrl-C, saves, and ends with 130.
 STAND_IN = """#!{python}
@@ -43,7 +43,7 @@ if application == "train" and "--ckpt_dir" in words:
         save(run, 1500)
 if application == "train" and "--resume" in words:
     save(Path(words[words.index("--resume") + 1]), 4000)
-if application == "deploy":
+if application in ("eval", "deploy"):
     Path(words[words.index("--output") + 1]).mkdir()  # fails where something is left of the time before
 how = here / application
 if how.exists():
@@ -108,9 +108,14 @@ def test_all_stages_run_once(tmp_path: Path, demo: Start) -> None:
     assert "== train: finished before, not repeated" in out
 
 
-@pytest.mark.parametrize("stage", ["record", "train", "deploy"])
-def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path: Path, demo: Start, stage: str) -> None:
-    (tmp_path / stage).write_text("wait")
+@pytest.mark.parametrize(
+    ("application", "stage"),
+    [("record", "record"), ("train", "train"), ("eval", "evaluate"), ("deploy", "deploy")],
+)
+def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(
+    tmp_path: Path, demo: Start, application: str, stage: str
+) -> None:
+    (tmp_path / application).write_text("wait")
     running = demo()
     until((tmp_path / "working").exists, "the stage works", 60.0)
     os.killpg(running.pid, signal.SIGINT)
@@ -118,7 +123,7 @@ def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path: Path, demo
     assert (tmp_path / "saved").exists(), "the script ended before its command"
     assert running.returncode == 130
     assert f"demo: stopped in stage '{stage}'; finished stages and saved work are kept in '{tmp_path}/out'" in error
-    place = STAGES.index(stage)
+    place = STAGES.index(application)
     assert calls(tmp_path) == STAGES[: place + 1], "the next stage was started"
     assert stages(tmp_path)[-1] == f"{stage} (interrupted)"
     second = demo()
@@ -132,9 +137,9 @@ def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path: Path, demo
 @pytest.mark.parametrize(
     ("before", "called"),
     [
-        ("at the last checkpoint", ["deploy", "replay", "report"]),
-        ("at another checkpoint", ["train", "deploy", "replay", "report"]),
-        ("before the first checkpoint", ["train", "deploy", "replay", "report"]),
+        ("at the last checkpoint", ["eval", "deploy", "replay", "report"]),
+        ("at another checkpoint", ["train", "eval", "deploy", "replay", "report"]),
+        ("before the first checkpoint", ["train", "eval", "deploy", "replay", "report"]),
     ],
 )
 def test_the_demo_goes_on_after_a_training_was_killed(
@@ -157,7 +162,7 @@ def test_the_demo_goes_on_after_a_training_was_killed(
     words = (tmp_path / "calls").read_text()
     assert (second.returncode, calls(tmp_path)) == (0, called)
     assert (f"aloha_kit.train --resume {tmp_path}/out/policy\n" in words) == (before == "at another checkpoint")
-    assert stages(tmp_path) == ["record", "validate", "train", "deploy", "replay"]
+    assert stages(tmp_path) == ["record", "validate", "train", "evaluate", "deploy", "replay"]
 
 
 def test_a_stage_that_fails_ends_the_demo_with_its_status(tmp_path: Path, demo: Start) -> None:
