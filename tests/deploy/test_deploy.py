@@ -33,6 +33,7 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.find import find_checkpoint, load_network
 from aloha_kit.policies.native import trained_task
+from aloha_kit.sim.camera_renderer import CameraRenderer
 from tests.commands import failure
 from tests.deploy.conftest import CHUNK, CONTRACT, save_checkpoint
 
@@ -47,7 +48,11 @@ def fail(*argv: Any) -> str:
     return failure(deploy, *argv)
 
 
-def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: Path, capsys: Any) -> None:
+def test_rollouts_become_episodes_a_report_and_videos(
+    trained: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, draw = list[str](), CameraRenderer.draw
+    monkeypatch.setattr(CameraRenderer, "draw", lambda self, name, size: drawn.append(name) or draw(self, name, size))
     out = tmp_path / "out"
     deploy("--ckpt_dir", trained, "--task_name", "sim_transfer_cube", "--episode_len", 12, "--num_rollouts", 2,
            "--video", 1, "--video_size", 96, 128, "--horizon", 3, "--output", out)  # fmt: skip
@@ -78,6 +83,7 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
         assert container.streams.video[0].average_rate == 25
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 7 + 25  # every second one; the last one is held for a second
+    assert drawn.count("angle") == 7  # of 13
     assert frames[0].shape == (36 + 480 + 12, 640 + 4 + 640, 3)  # the view, and the images that the policy reads
     text = capsys.readouterr().out
     assert "success, held to the end   0/2 = 0.0%   95 % interval 0.0% to 65.8%" in text
