@@ -70,7 +70,7 @@ if [ -e "$out/policy/config.yaml" ]; then
     stage train python -m aloha_kit.train --resume "$out/policy"
 else
     # Half the recorded image size and half the recipe's batch: as good here, and a step takes less time. Chunks of 100 need
-    # few inferences. A script has no style, so the latent, a third of a step's time, is left out.
+    # few inferences. A script has no style, so the latent, half of a step's time, is left out.
     stage train python -m aloha_kit.train --task $task --policy act_cpu --image_size 48 64 --batch_size 16 --chunk_size 100 \
         --no_use_vae --num_steps "${STEPS:-2000}" --dataset_dir "$out/episodes" --ckpt_dir "$out/policy"
 fi
