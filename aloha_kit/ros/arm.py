@@ -214,21 +214,21 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     return result
 
 
-def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup) -> None:
+def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup, timeout_s: float = CONNECT_S) -> None:
     """Wait until every publisher has a subscriber; messages published before that are lost.
 
     Raises:
-        RosError: no subscriber within `CONNECT_S`.
+        RosError: no subscriber within the timeout.
     """
     clock = setup.clock
-    end = clock.now_ns() + int(CONNECT_S * 1e9)
+    end = clock.now_ns() + int(timeout_s * 1e9)
     while missing := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
         if clock.now_ns() > end:
             raise RosError(
                 "{name}: no subscriber of {missing} after {seconds:g} s; is its driver running?",
                 name=setup.name,
                 missing=", ".join(missing),
-                seconds=CONNECT_S,
+                seconds=timeout_s,
             )
         clock.sleep_until(clock.now_ns() + 10_000_000)
 

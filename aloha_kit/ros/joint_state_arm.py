@@ -75,7 +75,7 @@ class JointStateArm(TopicArm, JointStateReader):
         if self.setup.role == "leader" or part != "all" or not _has_subscriber(ENABLE_TOPIC):
             return
         switch = CommandPublisher(ENABLE_TOPIC, Bool)
-        wait_for_subscribers([switch], self.setup)
+        wait_for_subscribers([switch], self.setup, self.setup.timeout_s)  # not longer: it is on the way out too
         with contextlib.nullcontext() if on else self.setup.estop.sending():  # a press during the wait counts as well
             switch.publish(Bool(data=on))
         if not on:

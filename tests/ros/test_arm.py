@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rosgraph
 import rospy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -317,13 +318,12 @@ class TestConnecting:
         assert publisher.get_num_connections() == 1
         subscribers[0].unregister()
 
-    def test_one_that_never_does_is_named(self, publisher: CommandPublisher, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ros_arm, "CONNECT_S", 0.3)
+    def test_one_that_never_does_is_named(self, publisher: CommandPublisher) -> None:
         with pytest.raises(
             RosError,
             match=r"^puppet_late: no subscriber of /puppet_late/commands/joint_group after 0\.3 s; is its driver",
         ):
-            wait_for_subscribers([publisher], xs_setup("puppet_late"))
+            wait_for_subscribers([publisher], xs_setup("puppet_late"), 0.3)
 
 
 class TestMoving:
@@ -416,6 +416,16 @@ class TestPiper:
         until(lambda: collected, "it arrives")
         switch.unregister()
         assert collected == [True]
+
+    def test_a_dead_driver_does_not_hold_up_the_way_out(self, piper: tuple[JointStateArm, FakePiper]) -> None:
+        arm = JointStateArm(replace(self.SETUP, timeout_s=0.2))
+        master, dead = rosgraph.Master("/killed_driver"), "http://127.0.0.1:1/"  # it did not unregister
+        master.registerSubscriber(joint_state_arm.ENABLE_TOPIC, "std_msgs/Bool", dead)
+        try:
+            with pytest.raises(RosError, match=rf"no subscriber of {joint_state_arm.ENABLE_TOPIC} after 0\.2 s"):
+                arm.set_torque(False)
+        finally:
+            master.unregisterSubscriber(joint_state_arm.ENABLE_TOPIC, dead)
 
     def test_pressing_past_the_stop_stays_at_it(self, piper: tuple[JointStateArm, FakePiper]) -> None:
         arm, driver = piper
