@@ -35,7 +35,7 @@ from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.serve import serve
 from aloha_kit.deploy.video_camera import choose_view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
-from aloha_kit.loop.capabilities import ImagesOnRequest, LiveRobot, require, StartPoses
+from aloha_kit.loop.capabilities import LiveRobot, render_on_request, require, StartPoses
 from aloha_kit.media.live_view import live_view, ViewAddress
 from aloha_kit.remote import RemotePolicy
 from aloha_kit.storage.contract_file import given_contract
@@ -173,8 +173,8 @@ def _connected(
         recorded = envs.connect(*shown, realtime=realtime)
         stack.callback(recorded.close)
     for each in (env, recorded):
-        if isinstance(each, ImagesOnRequest) and not realtime:  # in real time inference may read them a step later
-            each.lazy_images = True
+        if not realtime:  # in real time inference may read an image a step later
+            render_on_request(each)
         if starts:
             require(each, StartPoses, "--eval_poses")
             each.starts = starts

@@ -30,7 +30,7 @@ from aloha_kit.envs import connect
 from aloha_kit.eval.chunk_boundaries import BoundaryMonitor
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.loop import run_episode, SafetyGuard
-from aloha_kit.loop.capabilities import ImagesOnRequest, require, StartPoses
+from aloha_kit.loop.capabilities import render_on_request, require, StartPoses
 from aloha_kit.loop.episode_loop import Observer
 from aloha_kit.loop.rollouts import RolloutRecorder, RolloutResult
 from aloha_kit.media.live_view import live_view, ViewAddress
@@ -150,8 +150,7 @@ def simulation(job: EvaluationJob) -> Environment:
             task=job.task.name,
             rig=job.rig.name,
         )
-    if isinstance(env, ImagesOnRequest):
-        env.lazy_images = True
+    render_on_request(env)
     if job.starts:
         require(env, StartPoses, "--eval_poses")
         env.starts = job.starts

@@ -31,6 +31,12 @@ class ImagesOnRequest(Protocol):
     lazy_images: bool
 
 
+def render_on_request(env: object) -> None:
+    """Let an environment that is able to render an image only when it is first read."""
+    if isinstance(env, ImagesOnRequest):
+        env.lazy_images = True
+
+
 @runtime_checkable
 class StartPoses(Protocol):
     """An environment whose objects can be placed: `starts` is {seed of a reset: (7 · objects,) their poses}."""

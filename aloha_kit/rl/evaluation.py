@@ -15,7 +15,7 @@ from typing import Any
 from aloha_kit.core import ConfigError, Environment
 from aloha_kit.core.files import make_folder, write_json
 from aloha_kit.loop import Observer, run_episode, SafetyGuard, sigterm_interrupts, success_rate
-from aloha_kit.loop.capabilities import ImagesOnRequest, TargetBands
+from aloha_kit.loop.capabilities import render_on_request, TargetBands
 from aloha_kit.media.video_recorder import VideoRecorder
 from aloha_kit.rl.environment import versions
 from aloha_kit.rl.episodes import bands_of, EpisodeRecorder, EpisodeSummary
@@ -78,8 +78,7 @@ def _roll_out(
     """(band, its rollouts with the names of their videos); one without a band where there are none."""
     view = (camera or _default_camera(loaded)) if videos else ""
     with sigterm_interrupts(), contextlib.closing(loaded.connect((view,) if view else (), VIDEO_SIZE)) as env:
-        if isinstance(env, ImagesOnRequest):
-            env.lazy_images = True
+        render_on_request(env)
         policy = loaded.policy(env)
         found: list[tuple[tuple[float, float] | None, _Rows]] = []
         for number, band in enumerate(bands_of(env) or (None,)):

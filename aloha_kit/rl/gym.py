@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Action, Environment, Observation, Outcome
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.loop.capabilities import ImagesOnRequest, TargetBands
+from aloha_kit.loop.capabilities import render_on_request, TargetBands
 from aloha_kit.rl.actions import ActionMapping
 from aloha_kit.rl.episodes import bands_of, EpisodeRecorder
 from aloha_kit.rl.groups import ObservationGroups, Values
@@ -33,8 +33,7 @@ class GymEnv(gymnasium.Env[Values, npt.NDArray[np.float32]]):
     """
 
     def __init__(self, env: Environment, groups: Sequence[str], *, seed: int = 0) -> None:
-        if isinstance(env, ImagesOnRequest):
-            env.lazy_images = True
+        render_on_request(env)
         self._env: Any = env
         self._groups, self._mapping = ObservationGroups(groups, env.contract), ActionMapping(env)
         self.observation_space: Any = self._groups.space

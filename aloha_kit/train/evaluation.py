@@ -20,7 +20,7 @@ from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Action, ConfigError, Contract, Environment
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
-from aloha_kit.loop.capabilities import ImagesOnRequest
+from aloha_kit.loop.capabilities import render_on_request
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.language import set_instruction
 from aloha_kit.policies.network import ChunkNetwork
@@ -131,8 +131,7 @@ class SimEvaluator:
         if self._env is None:
             task, rig = match_checkpoint(self._task, load(RigConfig, "rigs", self._task.rig), contract)
             env: Any = connect(task, rig)
-            if isinstance(env, ImagesOnRequest):
-                env.lazy_images = True
+            render_on_request(env)
             if not env.measures_success:
                 raise ConfigError("--eval_every counts successes; there is no reward in task '{task}'", task=task.name)
             contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")
