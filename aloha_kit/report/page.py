@@ -103,9 +103,7 @@ def _result(folder: Path, used: set[int] | None) -> str:
     if evaluation.is_file():
         with _reading(evaluation):
             report = json.loads(evaluation.read_text(encoding="utf-8"))
-            first = report["checkpoints"][0]
-            execution = {**report["execution"], "n_action_steps": first["n_action_steps"]}
-            parts.append(_success({**report, **first, "execution": execution}, used))
+            parts += [_success(each, used) for each in _evaluated(report)]
     if deployment.is_file():
         with _reading(deployment):
             report = json.loads(deployment.read_text(encoding="utf-8"))
@@ -113,6 +111,15 @@ def _result(folder: Path, used: set[int] | None) -> str:
             parts.append(_videos(sorted(deployment.parent.rglob("*.mp4"))))
             parts.append(_latency(report.get("latency", {})))
     return "<h2>The policy's rollouts</h2>" + "".join(parts) if parts else ""
+
+
+def _evaluated(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """An evaluation as reports of one checkpoint on one task each, like those of deployment."""
+    for task in report.get("tasks", {"": report}).values():  # of several tasks it has them by name
+        for checkpoint in task["checkpoints"]:
+            if checkpoint.get("success"):  # not where it was interrupted before the first rollout
+                execution = {**report["execution"], "n_action_steps": checkpoint["n_action_steps"]}
+                yield {**report, "task": task["task"], **checkpoint, "execution": execution}
 
 
 def _success(report: dict[str, Any], used: set[int] | None) -> str:
@@ -133,7 +140,7 @@ def _success(report: dict[str, Any], used: set[int] | None) -> str:
     seen = {None: "", 0: ", which no demonstration used"}.get(shared, f", {shared} of them used by demonstrations")
     lines.append(
         f"<p class=note>{report['policy']['kind'].upper()} with {how}, {task['episode_len']} steps at "
-        f"{task['rate_hz']:g} Hz, seeds {first} to {last}{seen}.</p>"
+        f"{task['rate_hz']:g} Hz, seeds {first} to {last}{seen}. <code>{html.escape(report['checkpoint'])}</code></p>"
     )
     reached = report["max_reward_histogram"]
     lines.append(_table(["highest reward reached", *reached], [["rollouts", *reached.values()]]))

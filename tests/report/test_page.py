@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ DEPLOY = {
     "task": {"instruction": "Hand <it> over.", "episode_len": 400, "rate_hz": 50.0},
     "execution": {"temporal_agg": True, "horizon": 1},
     "policy": {"kind": "act"},
+    "checkpoint": "runs/old/checkpoints/best",
     "seeds": [100000, 100009],
     "success": {"successes": 7, "trials": 10, "rate": 0.7, "wilson95": [0.397, 0.892]},
     "success_any_time": {"successes": 8, "trials": 10, "rate": 0.8, "wilson95": [0.49, 0.943]},
@@ -30,12 +32,13 @@ DEPLOY = {
 }
 
 
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "task": {"instruction": "Hand <it> over.", "episode_len": 400, "rate_hz": 50.0},
     "execution": {"temporal_agg": False},
     "seeds": [100000, 100099],
     "checkpoints": [
         {
+            "checkpoint": "runs/<new>/checkpoints/best",
             "policy": {"kind": "act"},
             "n_action_steps": 50,
             "success": {"successes": 91, "trials": 100, "rate": 0.91, "wilson95": [0.838, 0.952]},
@@ -86,7 +89,8 @@ def test_success_is_the_evaluation_s_where_there_is_one(tmp_path: Path) -> None:
         "91%</span> success: 91 of 100 rollouts",
         "interval 84% to 95%",
         "any time: 94 of 100",
-        "ACT with chunks of 50, 400 steps at 50 Hz, seeds 100000 to 100099",
+        "ACT with chunks of 50, 400 steps at 50 Hz, seeds 100000 to 100099. ",
+        "<code>runs/&lt;new&gt;/checkpoints/best</code>",
         "<p>Seeds 100000 to 100009, recorded as episodes, 7 with success.</p>",
         "data:video/mp4;base64,ZmlsbQ==",
         "<td>network</td><td>5.25</td><td>9.50</td><td>31.00</td>",
@@ -96,6 +100,25 @@ def test_success_is_the_evaluation_s_where_there_is_one(tmp_path: Path) -> None:
     (folder / "evaluation" / "eval.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"eval\.json' is missing or damaged: it lacks 'checkpoints'"):
         build(folder)
+
+
+def test_an_evaluation_of_several_tasks_and_checkpoints_is_shown_whole(tmp_path: Path) -> None:
+    best = EVALUATION["checkpoints"][0]
+    interrupted = {**best, "checkpoint": "runs/late", "success": None, "success_any_time": None}
+    worse = {**best, "checkpoint": "runs/worse", "success": {**best["success"], "successes": 12, "rate": 0.12}}
+    tasks = {
+        "one": {"task": EVALUATION["task"], "checkpoints": [best, worse]},
+        "two": {"task": {**EVALUATION["task"], "instruction": "Insert it."}, "checkpoints": [best, interrupted]},
+    }
+    (tmp_path / "evaluation").mkdir()
+    several = {"execution": EVALUATION["execution"], "seeds": EVALUATION["seeds"], "tasks": tasks}
+    (tmp_path / "evaluation" / "eval.json").write_text(json.dumps(several))
+    page = build(tmp_path)
+    assert [page.count(f"success: {n} of 100 rollouts") for n in (91, 12)] == [2, 1]
+    assert page.count("Hand &lt;it&gt; over.") == 2
+    assert page.count("Insert it.") == 1
+    assert "runs/worse" in page
+    assert "runs/late" not in page
 
 
 def test_the_machine_and_the_version_stand_on_the_page(tmp_path: Path) -> None:
