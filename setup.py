@@ -51,6 +51,8 @@ TEST = [
     "psutil>=5.9",
     "mcap-ros2-support>=0.5",
     "hypothesis>=6",
+    "aiohttp>=3.9",
+    "webdataset>=0.2.90",
     "ruff>=0.6",
     "mypy>=1.11",
     "types-PyYAML",
